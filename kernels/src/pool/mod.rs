@@ -1,0 +1,150 @@
+//! Masked pooling of token vectors into one vector per row, with optional L2 normalization in the same pass.
+//!
+//! Owns: [`pool`], its specification (`twin`) and its fast version (`cpu`). May import: candle-core and this crate's
+//! error. Must never import: other operations, anything that knows models or requests.
+//!
+//! # Contract
+//! `hidden: [rows, width, n] f32`, `mask: [rows, width] i64`, result `[rows, modes * n] f32`. A position counts where its
+//! mask is not 0. Positions that do not count are never read, so infinities and NaN there do no harm, and a row's result
+//! does not depend on the width it was padded to nor on the other rows.
+//!
+//! | mode | result per component |
+//! |---|---|
+//! | [`Pooling::Cls`] | the first position that counts |
+//! | [`Pooling::Max`] | the largest value over the positions that count |
+//! | [`Pooling::Mean`] | sum / number of positions that count |
+//! | [`Pooling::MeanSqrtLen`] | sum / square root of the number of positions that count |
+//! | [`Pooling::WeightedMean`] | mean with weights 1, 2, 3, ... from the first position that counts, gaps included |
+//! | [`Pooling::Last`] | the last position that counts |
+//!
+//! Several modes are joined along the last dimension in the order given. With `normalize` each joined row is divided by
+//! the larger of its Euclidean length and 1e-12. A row in which nothing counts gives zeros.
+//!
+//! Tolerance: for every component, |fast - twin| <= 2e-6 * (largest |value| of the row that counts, at least 1)
+//! * (square root of the count for `MeanSqrtLen`, else 1); 2e-6 absolute after normalization unless the row's length is
+//! below 1e-3 of its largest input (cancellation makes the direction itself uncertain).
+//!
+//! Source: the modes are those of sentence-transformers' `Pooling` module, its `Normalize` is `torch.nn.functional.normalize`.
+
+mod cpu;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod twin;
+
+use candle_core::{DType, Storage, Tensor};
+
+use crate::error::KernelError;
+
+const OP: &str = "pool";
+
+/// The smallest length that normalization divides by, as in `torch.nn.functional.normalize`.
+pub const NORMALIZE_EPSILON: f32 = 1e-12;
+
+/// How the vectors of a row's tokens become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pooling {
+    /// The first token that counts.
+    Cls,
+    /// The largest value of each component.
+    Max,
+    /// The average.
+    Mean,
+    /// The sum divided by the square root of the number of tokens.
+    MeanSqrtLen,
+    /// The average weighted by position, the first token that counts having weight 1.
+    WeightedMean,
+    /// The last token that counts.
+    Last,
+}
+
+/// What [`pool`] computes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolSpec {
+    /// The modes, joined along the last dimension in this order. Never empty.
+    pub modes: Vec<Pooling>,
+    /// Whether each joined row is scaled to unit length.
+    pub normalize: bool,
+}
+
+/// Plain slices and sizes, checked against each other: `hidden.len() == rows * width * n`, `mask.len() == rows * width`.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    hidden: &'a [f32],
+    mask: &'a [i64],
+    rows: usize,
+    width: usize,
+    n: usize,
+}
+
+/// Pools `hidden: [rows, width, n] f32` over the positions where `mask: [rows, width] i64` is not 0, giving
+/// `[rows, modes * n] f32`. See the [contract](self).
+///
+/// # Errors
+/// [`KernelError::WrongDType`], [`KernelError::WrongShape`] and [`KernelError::UnsupportedDevice`] name the argument;
+/// [`KernelError::Empty`] when no mode is given; [`KernelError::TooLarge`] when the result cannot be addressed.
+pub fn pool(hidden: &Tensor, mask: &Tensor, spec: &PoolSpec) -> Result<Tensor, KernelError> {
+    if spec.modes.is_empty() {
+        return Err(KernelError::Empty { op: OP, argument: "modes" });
+    }
+    check_dtype("hidden", hidden, DType::F32)?;
+    check_dtype("mask", mask, DType::I64)?;
+    let &[rows, width, n] = hidden.dims() else {
+        return Err(KernelError::WrongShape {
+            op: OP,
+            argument: "hidden",
+            expected: "[rows, width, n]".to_owned(),
+            got: hidden.dims().to_vec(),
+        });
+    };
+    if mask.dims() != [rows, width] {
+        return Err(KernelError::WrongShape {
+            op: OP,
+            argument: "mask",
+            expected: format!("[{rows}, {width}] (that of 'hidden')"),
+            got: mask.dims().to_vec(),
+        });
+    }
+    let too_large = || KernelError::TooLarge { op: OP, shape: vec![rows, spec.modes.len(), n] };
+    let joined = spec.modes.len().checked_mul(n).ok_or_else(too_large)?;
+    let total = rows.checked_mul(joined).ok_or_else(too_large)?;
+
+    let (hidden, mask) = (contiguous(hidden)?, contiguous(mask)?);
+    let mut out = vec![0f32; total];
+    {
+        let (hidden_storage, hidden_layout) = hidden.storage_and_layout();
+        let (mask_storage, mask_layout) = mask.storage_and_layout();
+        let Storage::Cpu(hidden_values) = &*hidden_storage else { return Err(device_error("hidden", &hidden)) };
+        let Storage::Cpu(mask_values) = &*mask_storage else { return Err(device_error("mask", &mask)) };
+        let hidden_values = hidden_values.as_slice::<f32>().map_err(tensor_error)?;
+        let mask_values = mask_values.as_slice::<i64>().map_err(tensor_error)?;
+        let view = View {
+            hidden: &hidden_values[hidden_layout.start_offset()..][..hidden.elem_count()],
+            mask: &mask_values[mask_layout.start_offset()..][..mask.elem_count()],
+            rows,
+            width,
+            n,
+        };
+        cpu::pool(view, spec, &mut out);
+    }
+    Tensor::from_vec(out, (rows, joined), hidden.device()).map_err(tensor_error)
+}
+
+fn check_dtype(argument: &'static str, tensor: &Tensor, expected: DType) -> Result<(), KernelError> {
+    if tensor.dtype() == expected {
+        return Ok(());
+    }
+    Err(KernelError::WrongDType { op: OP, argument, expected, got: tensor.dtype() })
+}
+
+fn contiguous(tensor: &Tensor) -> Result<Tensor, KernelError> {
+    tensor.contiguous().map_err(tensor_error)
+}
+
+fn device_error(argument: &'static str, tensor: &Tensor) -> KernelError {
+    KernelError::UnsupportedDevice { op: OP, argument, device: format!("{:?}", tensor.device().location()) }
+}
+
+fn tensor_error(source: candle_core::Error) -> KernelError {
+    KernelError::Tensor { op: OP, source }
+}
