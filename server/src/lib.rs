@@ -1,1 +1,26 @@
-//! placeholder
+//! The Alcedo model server: a model repository served over the KServe v2 protocol.
+//!
+//! The path of a request, file by file:
+//! ```text
+//! bytes > grpc/decode > scheduler/validate > scheduler/queue > scheduler/batcher
+//!       > instance/gather > instance/execute > instance/split > grpc/encode > bytes
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod clock;
+pub mod error;
+pub mod request;
+pub mod tensor;
+
+pub mod config;
+pub mod grpc;
+pub mod http;
+pub mod instance;
+pub mod observe;
+pub mod repository;
+pub mod scheduler;
+
+pub mod classification;
+pub mod cli;

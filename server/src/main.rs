@@ -1,2 +1,7 @@
-//! placeholder
-fn main() {}
+//! The binary `alcedo`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    server::cli::main()
+}

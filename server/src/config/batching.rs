@@ -1,0 +1,183 @@
+//! `dynamic_batching` and the queue policies.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use proto::inference::{ModelDynamicBatching, ModelQueuePolicy, model_queue_policy};
+
+use crate::error::ConfigProblem;
+
+/// Entries that a queue holds where the configuration sets no limit: a bound against running out of
+/// memory, far above what a healthy model has waiting.
+pub(super) const DEFAULT_QUEUE_ENTRIES: usize = 4096;
+
+/// Most priority levels; each is a queue of its own.
+const MAX_PRIORITY_LEVELS: u64 = 1000;
+
+/// What happens to a request whose time in the queue is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeoutAction {
+    /// It is refused.
+    Reject,
+    /// It runs when no request in time is left at its level.
+    Delay,
+}
+
+/// Limits of one queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueuePolicy {
+    /// What happens at the deadline.
+    pub action: TimeoutAction,
+    /// Time in the queue where the request asks for none.
+    pub default_timeout: Option<Duration>,
+    /// Entries that the queue holds; one more is refused.
+    pub max_entries: NonZeroUsize,
+}
+
+impl QueuePolicy {
+    /// No timeout, and room for `max_entries`.
+    pub fn bounded(max_entries: NonZeroUsize) -> Self {
+        Self { action: TimeoutAction::Reject, default_timeout: None, max_entries }
+    }
+
+    /// How long a request may wait: the earlier of its own timeout and the policy's.
+    ///
+    /// Triton ignores a request's timeout unless the policy allows it and has a longer one of its own.
+    /// Here a client that says how long it waits is believed; it can only shorten the wait.
+    pub fn timeout_for(&self, requested: Option<Duration>) -> Option<Duration> {
+        match (requested, self.default_timeout) {
+            (Some(requested), Some(default)) => Some(requested.min(default)),
+            (requested, default) => requested.or(default),
+        }
+    }
+
+    fn parse(policy: Option<&ModelQueuePolicy>, default_entries: NonZeroUsize) -> Self {
+        let Some(policy) = policy else {
+            return Self::bounded(default_entries);
+        };
+        let max_entries = usize::try_from(policy.max_queue_size).unwrap_or(usize::MAX);
+        Self {
+            action: match policy.timeout_action() {
+                model_queue_policy::TimeoutAction::Reject => TimeoutAction::Reject,
+                model_queue_policy::TimeoutAction::Delay => TimeoutAction::Delay,
+            },
+            default_timeout: (policy.default_timeout_microseconds > 0)
+                .then(|| Duration::from_micros(policy.default_timeout_microseconds)),
+            max_entries: NonZeroUsize::new(max_entries).unwrap_or(default_entries),
+        }
+    }
+}
+
+/// How the dynamic batcher forms batches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DynamicBatching {
+    /// Most rows of a batch.
+    pub max_rows: NonZeroUsize,
+    /// Batch sizes that are worth stopping at, ascending.
+    pub preferred_rows: Vec<usize>,
+    /// Longest time that the oldest request waits for others.
+    pub max_queue_delay: Duration,
+    /// Answers leave in the order of the requests.
+    pub preserve_ordering: bool,
+    /// Number of priority levels; level 1 is served first.
+    pub priority_levels: NonZeroUsize,
+    /// Level of a request that names none.
+    pub default_priority: usize,
+    /// One policy per level; the first is level 1.
+    pub policies: Vec<QueuePolicy>,
+}
+
+impl DynamicBatching {
+    /// Parses the message for a model whose batches have at most `max_rows` rows.
+    pub(super) fn parse(
+        model: &str,
+        written: &ModelDynamicBatching,
+        max_rows: NonZeroUsize,
+        problems: &mut Vec<ConfigProblem>,
+    ) -> Self {
+        let model_name = || model.to_owned();
+        let mut preferred_rows = Vec::new();
+        for size in &written.preferred_batch_size {
+            match usize::try_from(*size) {
+                Ok(rows) if rows > max_rows.get() => problems.push(ConfigProblem::PreferredTooLarge { model: model_name() }),
+                Ok(rows) if rows > 0 => preferred_rows.push(rows),
+                _ => problems.push(ConfigProblem::PreferredNotPositive { model: model_name() }),
+            }
+        }
+        if preferred_rows.is_empty() {
+            preferred_rows.push(max_rows.get());
+        }
+        preferred_rows.sort_unstable();
+        preferred_rows.dedup();
+        let levels = Self::parse_levels(model, written, problems);
+        let default_entries = default_queue_entries(Some(max_rows));
+        let default_policy = QueuePolicy::parse(written.default_queue_policy.as_ref(), default_entries);
+        let policies: Vec<QueuePolicy> = (1..=levels)
+            .map(|level| match written.priority_queue_policy.get(&level) {
+                Some(policy) => QueuePolicy::parse(Some(policy), default_entries),
+                None => default_policy,
+            })
+            .collect();
+        let delayed = policies.iter().any(|policy| policy.action == TimeoutAction::Delay && policy.default_timeout.is_some());
+        if written.preserve_ordering && (written.priority_levels > 1 || delayed) {
+            let with = if delayed { "timeout action DELAY" } else { "priority levels" };
+            problems.push(ConfigProblem::PreserveOrdering { model: model_name(), with });
+        }
+        Self {
+            max_rows,
+            preferred_rows,
+            max_queue_delay: Duration::from_micros(written.max_queue_delay_microseconds),
+            preserve_ordering: written.preserve_ordering,
+            priority_levels: NonZeroUsize::new(policies.len()).unwrap_or(NonZeroUsize::MIN),
+            default_priority: usize::try_from(written.default_priority_level.clamp(1, levels)).unwrap_or(1),
+            policies,
+        }
+    }
+
+    fn parse_levels(model: &str, written: &ModelDynamicBatching, problems: &mut Vec<ConfigProblem>) -> u64 {
+        let levels = written.priority_levels;
+        if levels > MAX_PRIORITY_LEVELS {
+            problems.push(ConfigProblem::OutOfRange {
+                model: model.to_owned(),
+                field: "dynamic_batching.priority_levels".to_owned(),
+                expected: "at most 1000",
+                got: levels.to_string(),
+            });
+            return 1;
+        }
+        if levels > 0 && !(1..=levels).contains(&written.default_priority_level) {
+            problems.push(ConfigProblem::DefaultPriority {
+                model: model.to_owned(),
+                levels,
+                got: written.default_priority_level,
+            });
+        }
+        for level in written.priority_queue_policy.keys() {
+            if !(1..=levels).contains(level) {
+                problems.push(ConfigProblem::PolicyLevel { model: model.to_owned(), levels, got: *level });
+            }
+        }
+        levels.max(1)
+    }
+
+    /// The level (1 the highest) of a request's priority: its own where that exists, else the default.
+    pub fn level(&self, priority: u64) -> usize {
+        match usize::try_from(priority) {
+            Ok(level) if (1..=self.priority_levels.get()).contains(&level) => level,
+            _ => self.default_priority,
+        }
+    }
+
+    /// The message with defaults filled in.
+    pub(super) fn to_wire(&self, written: &ModelDynamicBatching) -> ModelDynamicBatching {
+        let preferred = self.preferred_rows.iter().map(|rows| i32::try_from(*rows).unwrap_or(i32::MAX)).collect();
+        ModelDynamicBatching { preferred_batch_size: preferred, ..written.clone() }
+    }
+}
+
+/// The default bound of a queue: room for 64 of the largest batches, and never less than a few thousand requests.
+pub(super) fn default_queue_entries(max_rows: Option<NonZeroUsize>) -> NonZeroUsize {
+    const BATCHES: usize = 64;
+    let entries = max_rows.map_or(0, |rows| rows.get().saturating_mul(BATCHES)).max(DEFAULT_QUEUE_ENTRIES);
+    NonZeroUsize::new(entries).unwrap_or(NonZeroUsize::MIN)
+}

@@ -1,0 +1,20 @@
+//! Owns the meaning of a model configuration: what was written (`proto::inference::ModelConfig`) becomes
+//! what is true ([`ModelConfig`]), once. May import the words and `proto`; must never import `scheduler`,
+//! `instance`, `repository` or `grpc`. Pure: no files, no clock, no threads.
+
+mod auto_complete;
+mod batching;
+mod ensemble;
+mod instance_group;
+mod model;
+mod tensors;
+mod version_policy;
+mod warmup;
+
+pub use auto_complete::{AutoModel, AutoTensor, auto_complete};
+pub use batching::{DynamicBatching, QueuePolicy, TimeoutAction};
+pub use ensemble::{Composing, EnsembleGraph, EnsembleStep, StepTensor};
+pub use instance_group::{InstanceGroup, InstanceKind};
+pub use model::{BackendKind, ModelConfig, Scheduling};
+pub use version_policy::VersionPolicy;
+pub use warmup::{WarmupInput, WarmupSample, WarmupSource};

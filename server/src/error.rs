@@ -1,0 +1,378 @@
+//! One error type per phase: configuration, loading, control, request. Their texts are safe to send to clients.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::tensor::{DataType, Dims};
+
+/// The prefix that names a request in messages about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestTag(pub String);
+
+impl fmt::Display for RequestTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = if self.0.is_empty() { "<id_unknown>" } else { &self.0 };
+        write!(f, "[request id: {id}] ")
+    }
+}
+
+/// Everything that is wrong with one model configuration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", join(.problems))]
+pub struct ConfigError {
+    /// The problems, in the order of the fields; at least one.
+    pub problems: Vec<ConfigProblem>,
+}
+
+fn join(problems: &[ConfigProblem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl From<ConfigProblem> for ConfigError {
+    fn from(problem: ConfigProblem) -> Self {
+        Self { problems: vec![problem] }
+    }
+}
+
+/// One thing wrong with a model configuration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum ConfigProblem {
+    #[error("{message}")]
+    Syntax { message: String },
+    #[error("unexpected directory name '{directory}' for model '{model}', directory name must equal model name")]
+    NameMismatch { directory: String, model: String },
+    #[error("model {side} must specify 'name'")]
+    TensorWithoutName { side: TensorSide },
+    #[error("model {side} '{tensor}' must specify 'data_type'")]
+    TensorWithoutType { side: TensorSide, tensor: String },
+    #[error("model {side} '{tensor}' must specify 'dims'")]
+    TensorWithoutDims { side: TensorSide, tensor: String },
+    #[error("model {side} '{tensor}' dimension must be integer >= 1, or -1 to indicate a variable-size dimension")]
+    BadDim { side: TensorSide, tensor: String },
+    #[error("model {side} '{tensor}' appears more than once for model '{model}'")]
+    DuplicateTensor { side: TensorSide, tensor: String, model: String },
+    #[error("model {side} '{tensor}' has different size for dims and reshape: {dims} against {reshape}")]
+    ReshapeMismatch { side: TensorSide, tensor: String, dims: Dims, reshape: Dims },
+    #[error("model {side} '{tensor}' cannot have empty reshape for non-batching model as scalar tensors are not supported")]
+    EmptyReshape { side: TensorSide, tensor: String },
+    #[error("model {side} '{tensor}' has format {format}, which needs 3 dims, got {dims}")]
+    FormatNeedsThreeDims { side: TensorSide, tensor: String, format: &'static str, dims: Dims },
+    #[error("'{field}' must be {expected}, got {got} for model '{model}'")]
+    OutOfRange { model: String, field: String, expected: &'static str, got: String },
+    #[error("dynamic batching preferred size must be positive for {model}")]
+    PreferredNotPositive { model: String },
+    #[error("dynamic batching preferred size must be <= max batch size for {model}")]
+    PreferredTooLarge { model: String },
+    #[error("default priority level must be in range [1, {levels}] for {model}, got {got}")]
+    DefaultPriority { model: String, levels: u64, got: u64 },
+    #[error("priority queue policy must have priority level in range [1, {levels}] for {model}, got {got}")]
+    PolicyLevel { model: String, levels: u64, got: u64 },
+    #[error("'preserve_ordering' cannot be used with {with} for {model}")]
+    PreserveOrdering { model: String, with: &'static str },
+    #[error("at least one version must be available under the version policy of model '{model}'")]
+    NoVersion { model: String },
+    #[error("'{field}' is not supported by this server (model '{model}'); remove it, or serve the model without it")]
+    Unsupported { model: String, field: String },
+    #[error("model '{model}' names backend '{backend}', platform '{platform}', which this server does not have; it has: {known}")]
+    UnknownBackend { model: String, backend: String, platform: String, known: &'static str },
+    #[error("model '{model}' must specify {what}")]
+    Missing { model: String, what: &'static str },
+    #[error(transparent)]
+    Ensemble(#[from] EnsembleProblem),
+}
+
+/// Whether a tensor is an input or an output, for messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum TensorSide {
+    Input,
+    Output,
+}
+
+impl fmt::Display for TensorSide {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Input => "input",
+            Self::Output => "output",
+        })
+    }
+}
+
+/// What is wrong with the graph of an ensemble. Quoting is uneven because clients match these texts as they are.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum EnsembleProblem {
+    #[error("must specify 'step' for ensemble '{ensemble}'")]
+    NoStep { ensemble: String },
+    #[error("must specify '{field}' in step {step} of ensemble '{ensemble}'")]
+    StepWithout { ensemble: String, step: usize, field: &'static str },
+    #[error("ensemble tensor '{tensor}' can appear in an output map only once for ensemble '{ensemble}' step {step}")]
+    WrittenTwice { ensemble: String, tensor: String, step: usize },
+    #[error("input '{input}' in model '{model}' is mapped to multiple ensemble tensors for ensemble '{ensemble}' step {step}")]
+    MappedTwice { ensemble: String, input: String, model: String, step: usize },
+    #[error("ensemble {side} '{tensor}' for ensemble {ensemble} is not used")]
+    NotUsed { ensemble: String, side: TensorSide, tensor: String },
+    #[error("output '{tensor}' for ensemble '{ensemble}' is not written{}", disconnected(.unconnected))]
+    NotWritten { ensemble: String, tensor: String, unconnected: Option<String> },
+    #[error("ensemble tensor '{tensor}' is unused in ensemble '{ensemble}'")]
+    Unused { ensemble: String, tensor: String },
+    #[error("{field} should not be specified for ensemble '{ensemble}'")]
+    MustNotSpecify { ensemble: String, field: &'static str },
+    #[error("model_warmup can not be specified for ensemble '{ensemble}'")]
+    Warmup { ensemble: String },
+    #[error("ensemble scheduling cannot be set for model '{model}' whose platform is not ensemble")]
+    NotAnEnsemble { model: String },
+    #[error("in ensemble {ensemble}, ensemble tensor {tensor} is mapping to non-existing input {input} in model {model}")]
+    NoSuchInput { ensemble: String, tensor: String, input: String, model: String },
+    #[error("in ensemble {ensemble}, ensemble tensor {tensor} is mapped from non-existing output {output} in model {model}")]
+    NoSuchOutput { ensemble: String, tensor: String, output: String, model: String },
+    #[error("in ensemble {ensemble}, input {input} in model {model} is not mapped to any ensemble tensors")]
+    InputNotMapped { ensemble: String, input: String, model: String },
+    #[error(
+        "in ensemble {ensemble}, ensemble tensor {tensor}: inconsistent data type: {got} is inferred from model {model} while {expected} is inferred from model {other}"
+    )]
+    InconsistentType { ensemble: String, tensor: String, got: DataType, model: String, expected: DataType, other: String },
+    #[error(
+        "in ensemble {ensemble}, ensemble tensor {tensor}: inconsistent shape: {got} is inferred from model {model} while {expected} is inferred from model {other}"
+    )]
+    InconsistentShape { ensemble: String, tensor: String, got: Dims, model: String, expected: Dims, other: String },
+    #[error(
+        "ensemble {ensemble} allows maximum batch size {allowed}, but it contains model {model} which only allows maximum batch size to be {limit}"
+    )]
+    BatchTooLarge { ensemble: String, allowed: usize, model: String, limit: usize },
+    #[error("in ensemble {ensemble}, step of model '{model}' receives inputs originated from different decoupled models")]
+    DifferentDecoupled { ensemble: String, model: String },
+    #[error("circular dependency between ensembles: {path}")]
+    Circular { path: String },
+    #[error("ensemble '{ensemble}' depends on '{model}' which has no loaded version. Model '{model}' loading failed with error: {reason}")]
+    DependencyFailed { ensemble: String, model: String, reason: String },
+    #[error("ensemble '{ensemble}' depends on '{model}' whose required version {version} is not loaded.")]
+    DependencyVersion { ensemble: String, model: String, version: u64 },
+    #[error("ensemble '{ensemble}' depends on '{model}' which is not valid. Model '{model}' failed with error: {reason}")]
+    DependencyInvalid { ensemble: String, model: String, reason: String },
+}
+
+fn disconnected(unconnected: &Option<String>) -> String {
+    unconnected
+        .as_ref()
+        .map_or_else(String::new, |tensor| format!(": at least one of its depending tensors, '{tensor}', is not connected"))
+}
+
+/// Why a model version could not be loaded.
+#[derive(Clone, Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum LoadError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("unable to read '{path}' of model '{model}': {reason}")]
+    Io { model: String, path: String, reason: String },
+    #[error("version {version} of model '{model}' has no directory")]
+    NoDirectory { model: String, version: u64 },
+    #[error("model '{model}': {reason}")]
+    Backend { model: String, reason: String },
+    #[error("unknown builtin model '{kind}' for model '{model}'; the builtin models are: {known}")]
+    UnknownBuiltin { model: String, kind: String, known: &'static str },
+    #[error("parameter '{parameter}' of model '{model}' must be {expected}, got '{got}'")]
+    Parameter { model: String, parameter: String, expected: &'static str, got: String },
+    #[error("instance group of model '{model}' asks for {kind}, but {reason}")]
+    Device { model: String, kind: &'static str, reason: String },
+    #[error("failed to run warmup sample '{sample}': {reason}")]
+    Warmup { sample: String, reason: String },
+    #[error("an instance of model '{model}' panicked while it was created: {message}")]
+    Panicked { model: String, message: String },
+    #[error("unable to start a thread for model '{model}': {reason}")]
+    Thread { model: String, reason: String },
+}
+
+/// Why a model could not run a batch (or one request of it).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum ExecuteError {
+    /// The request's contents do not suit the model.
+    #[error("{message}")]
+    InvalidArgument { message: String },
+    /// The model failed.
+    #[error("{message}")]
+    Internal { message: String },
+    /// The model panicked; its other requests were answered, and its instance was made anew.
+    #[error("model '{model}' panicked while executing: {message}")]
+    Panicked { model: String, message: String },
+    /// The model made an output that its configuration does not allow.
+    #[error("model '{model}' produced output '{output}' as {got}, but its configuration says {expected}")]
+    WrongOutput { model: String, output: String, expected: String, got: String },
+    /// The model's instance is gone and could not be made anew.
+    #[error("model '{model}' has no working instance: {reason}")]
+    NoInstance { model: String, reason: String },
+}
+
+/// Why a request got no answer.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum InferError {
+    #[error("Request for unknown model: '{model}' is not found")]
+    UnknownModel { model: String },
+    #[error("Request for unknown model: '{model}' version {version} is not found")]
+    UnknownVersion { model: String, version: u64 },
+    #[error("Request for unknown model: '{model}' has no available versions")]
+    NoAvailableVersions { model: String },
+    #[error("Request for unknown model: '{model}' version {version} is not at ready state")]
+    VersionNotReady { model: String, version: u64 },
+    #[error(
+        "failed to get model version from specified version string '{text}' (details: {details}), version should be an integral value > 0"
+    )]
+    VersionText { text: String, details: String },
+    #[error("invalid model version specified '{text}' , version should be an integral value > 0")]
+    VersionNotPositive { text: String },
+    #[error("Server not ready")]
+    ServerNotReady,
+    #[error("Server exiting")]
+    ServerExiting,
+    #[error("GRPC server is shutting down and has stopped accepting new requests.")]
+    ShuttingDown,
+    #[error("invalid value type for '{parameter}' parameter, expected {expected}.")]
+    ParameterType { parameter: String, expected: &'static str },
+    #[error("parameter keys starting with 'triton_' are reserved for Triton usage: '{parameter}'")]
+    ReservedParameter { parameter: String },
+    #[error("invalid value for '{parameter}' parameter, expected >= 0")]
+    NegativeParameter { parameter: String },
+    #[error("unexpected explicit tensor data for input tensor '{input}' for model '{model}' of type '{got}', expected datatype '{expected}'")]
+    ContentsType { input: String, model: String, got: &'static str, expected: String },
+    #[error(
+        "unexpected explicit tensor data for input tensor '{input}' for model '{model}' of type '{got}', binary data was already supplied."
+    )]
+    ContentsTwice { input: String, model: String, got: &'static str },
+    #[error("unable to find data for input tensor '{input}' for model '{model}' in request.")]
+    NoContents { input: String, model: String },
+    #[error("contents field must not be specified when using raw_input_contents for '{input}' for model '{model}'")]
+    ContentsAndRaw { input: String, model: String },
+    #[error("expected {expected} entries in raw_input_contents for the inputs of model '{model}', got {got}")]
+    RawCount { model: String, expected: usize, got: usize },
+    #[error("'{parameter}' of tensor '{tensor}' of model '{model}' is not supported by this server: shared memory is not built yet")]
+    SharedMemory { parameter: String, tensor: String, model: String },
+    #[error("unexpected inference input '{input}' for model '{model}'")]
+    UnexpectedInput { input: String, model: String },
+    #[error("unexpected inference output '{output}' for model '{model}'")]
+    UnexpectedOutput { output: String, model: String },
+    #[error("{tag}{problem}")]
+    Request { tag: RequestTag, problem: RequestProblem },
+    #[error("{tag}Exceeds maximum queue size")]
+    QueueFull { tag: RequestTag },
+    #[error("Request timeout expired")]
+    Expired,
+    /// The client left; nobody reads the text.
+    #[error("")]
+    Cancelled,
+    #[error("Server is stopping, scheduler for model has stopped accepting new inference requests")]
+    SchedulerStopped,
+    #[error("ModelInfer RPC doesn't support models with decoupled transaction policy")]
+    DecoupledUnary,
+    #[error("expected a single response, got {got}")]
+    ResponseCount { got: usize },
+    #[error("in ensemble '{ensemble}', {source}")]
+    EnsembleStep { ensemble: String, source: Box<InferError> },
+    #[error("{0}")]
+    Execute(Arc<ExecuteError>),
+    #[error("the request was dropped before it was answered")]
+    Abandoned,
+    #[error("class result not available for output due to unsupported type '{datatype}'")]
+    ClassificationType { datatype: DataType },
+    #[error("classification output tensor too large: {elements} elements, expected at most {limit}")]
+    ClassificationTooLarge { elements: usize, limit: usize },
+}
+
+/// What is wrong with a request's tensors.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum RequestProblem {
+    #[error(
+        "expected {expected} but got {got} inputs for model '{model}'. Got input(s) [{present}], but missing required input(s) [{missing}]. Please provide all required input(s)."
+    )]
+    InputCount { expected: String, got: usize, model: String, present: String, missing: String },
+    #[error("input '{input}' already exists in request")]
+    DuplicateInput { input: String },
+    #[error("output '{output}' already exists in request")]
+    DuplicateOutput { output: String },
+    #[error("input '{input}' has no shape but model requires batch dimension for '{model}'")]
+    NoBatchDimension { input: String, model: String },
+    #[error("input '{input}' batch size does not match other inputs for '{model}'")]
+    BatchMismatch { input: String, model: String },
+    #[error("inference request batch-size must be <= {limit} for '{model}'")]
+    BatchTooLarge { limit: usize, model: String },
+    #[error("inference request batch-size must be >= 1 for '{model}'")]
+    BatchEmpty { model: String },
+    #[error("inference input '{input}' data-type is '{got}', but model '{model}' expects '{expected}'")]
+    WrongType { input: String, got: String, model: String, expected: DataType },
+    #[error("unexpected shape for input '{input}' for model '{model}'. Expected {expected}, got {got}. {note}")]
+    WrongShape { input: String, model: String, expected: Dims, got: WireShape, note: &'static str },
+    #[error("All input dimensions should be specified for input '{input}' for model '{model}', got {got}")]
+    UnspecifiedDim { input: String, model: String, got: WireShape },
+    #[error("input '{input}' for model '{model}' contains an invalid dimension {dim} in {got}, expected every dimension to be >= 0")]
+    InvalidDim { input: String, model: String, dim: i64, got: WireShape },
+    #[error("shape {got} of input '{input}' for model '{model}' causes total element count to exceed maximum size of {limit}")]
+    TooManyElements { input: String, model: String, got: WireShape, limit: usize },
+    #[error("byte size overflow for input '{input}' for model '{model}' with shape {got}")]
+    ByteOverflow { input: String, model: String, got: WireShape },
+    #[error("input byte size mismatch for input '{input}' for model '{model}'. Expected {expected}, got {got}")]
+    ByteSize { input: String, model: String, expected: usize, got: usize },
+    #[error("expected {expected} string elements for inference input '{input}' for model '{model}', got {got}")]
+    TooFewStrings { input: String, model: String, expected: usize, got: usize },
+    #[error("unexpected number of string elements {got} for inference input '{input}' for model '{model}', expecting {expected}")]
+    TooManyStrings { input: String, model: String, expected: usize, got: usize },
+    #[error(
+        "incomplete string length indicator for inference input '{input}' for model '{model}', expecting 4 bytes but only {available} bytes available. Please make sure the string length indicator is in one contiguous buffer."
+    )]
+    CutStringLength { input: String, model: String, available: usize },
+    #[error(
+        "incomplete string data for inference input '{input}' for model '{model}', expecting string of length {announced} but only {available} bytes available."
+    )]
+    CutString { input: String, model: String, announced: usize, available: usize },
+}
+
+/// A shape as a client wrote it, printed like a checked one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WireShape(pub Vec<i64>);
+
+impl fmt::Display for WireShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A hostile shape may have a million dimensions; the message shows the beginning.
+        const SHOWN: usize = 32;
+        let text = self.0.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let rest = self.0.len().saturating_sub(SHOWN);
+        if rest == 0 { write!(f, "[{text}]") } else { write!(f, "[{text},... {rest} more]") }
+    }
+}
+
+/// Why a repository call failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum ControlError {
+    #[error("explicit model load / unload is not allowed if polling is enabled")]
+    NotExplicit,
+    #[error("'repository_name' specification is not supported")]
+    RepositoryName,
+    #[error("Model name cannot be empty. Please enter a valid name to deploy.")]
+    EmptyName,
+    #[error("invalid model name '{name}', model name must not contain path traversal characters")]
+    BadName { name: String },
+    #[error("unrecognized {call} parameter '{parameter}'.")]
+    UnknownParameter { call: &'static str, parameter: String },
+    #[error("invalid value type for {call} parameter '{parameter}', expected {expected}.")]
+    ParameterType { call: &'static str, parameter: String, expected: &'static str },
+    #[error("Invalid config override: {reason}")]
+    BadOverride { reason: String },
+    #[error("failed to load '{model}', failed to poll from model repository{}", because(.reason))]
+    NotFound { model: String, reason: Option<String> },
+    #[error("load failed for model '{model}': {clauses}")]
+    LoadFailed { model: String, clauses: String },
+    #[error("requested model '{model}' is not available")]
+    StatisticsModel { model: String },
+    #[error("requested model version is not available for model '{model}'")]
+    StatisticsVersion { model: String },
+    #[error("Server exiting")]
+    ServerExiting,
+}
+
+fn because(reason: &Option<String>) -> String {
+    reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"))
+}

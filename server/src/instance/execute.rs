@@ -1,0 +1,251 @@
+//! One batch while it runs: what a model reads from, and what it puts its outputs into.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::batch::Batch;
+use crate::clock::{self, Timestamp};
+use crate::config::ModelConfig;
+use crate::error::{ExecuteError, InferError};
+use crate::observe::statistics::{FailureReason, RequestTiming};
+use crate::request::{Cancellation, ComputeTiming, Delivery, Entry, Parameter, Parameters, Responder, ValidRequest};
+use crate::tensor::Tensor;
+
+use super::stream::ResponseStream;
+use super::{ServedVersion, gather, split};
+
+/// A batch that is being executed.
+///
+/// Requests are named by their position in the batch, inputs and outputs by their position in the
+/// configuration. Tensors have the shapes that the model sees; in a batching model the first dimension
+/// is the batch.
+pub struct Execution {
+    served: Arc<ServedVersion>,
+    requests: Vec<Running>,
+    rows: usize,
+    outputs: Vec<Option<Tensor>>,
+    pub(super) marks: Marks,
+    recorded: bool,
+}
+
+/// One request of the batch.
+pub(super) struct Running {
+    pub(super) request: ValidRequest,
+    /// `None` once a stream has taken it over.
+    responder: Option<Responder>,
+    rows: Range<usize>,
+    queue: Duration,
+    outputs: Vec<Option<Tensor>>,
+    parameters: Parameters,
+    error: Option<Arc<ExecuteError>>,
+}
+
+/// The moments that divide an execution.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Marks {
+    pub(super) start: Timestamp,
+    input_done: Option<Timestamp>,
+    infer_done: Option<Timestamp>,
+}
+
+impl Marks {
+    /// The parts of the execution, if it ended at `end`. A part whose mark was not set counts to the model.
+    pub(super) fn timing(&self, end: Timestamp) -> ComputeTiming {
+        let input_done = self.input_done.unwrap_or(self.start);
+        let infer_done = self.infer_done.unwrap_or(end);
+        ComputeTiming { input: input_done.since(self.start), infer: infer_done.since(input_done), output: end.since(infer_done) }
+    }
+}
+
+impl Execution {
+    /// Starts the execution of a batch.
+    pub(super) fn start(served: Arc<ServedVersion>, batch: Batch<Entry>) -> Self {
+        let start = clock::now();
+        let rows = batch.rows();
+        let outputs = served.config.outputs.len();
+        let requests = batch
+            .into_iter()
+            .map(|member| Running {
+                queue: start.since(member.item.queued_at),
+                request: member.item.request,
+                responder: Some(member.item.responder),
+                rows: member.rows,
+                outputs: vec![None; outputs],
+                parameters: Parameters::new(),
+                error: None,
+            })
+            .collect();
+        let marks = Marks { start, input_done: None, infer_done: None };
+        Self { served, requests, rows, outputs: vec![None; outputs], marks, recorded: false }
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &Arc<ModelConfig> {
+        &self.served.config
+    }
+
+    /// Number of requests.
+    pub fn len(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Whether the batch holds no request; it never does.
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// Rows of all requests together.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// A request of the batch.
+    pub fn request(&self, request: usize) -> &ValidRequest {
+        &self.requests[request].request
+    }
+
+    /// The rows of the batch that belong to a request.
+    pub fn request_rows(&self, request: usize) -> Range<usize> {
+        self.requests[request].rows.clone()
+    }
+
+    /// The token through which a request's client leaves.
+    pub fn cancellation(&self, request: usize) -> Cancellation {
+        self.requests[request].responder.as_ref().map_or_else(Cancellation::default, |responder| responder.cancellation().clone())
+    }
+
+    /// Whether any request wants this output.
+    pub fn is_wanted(&self, output: usize) -> bool {
+        self.requests.iter().any(|running| running.request.outputs.get(output).copied().unwrap_or(false))
+    }
+
+    /// One tensor of the whole batch for an input; `None` where the requests leave the input out.
+    ///
+    /// # Errors
+    /// Requests differ in the shape of this input (only where the input may be ragged).
+    pub fn gathered(&self, input: usize) -> Result<Option<Tensor>, ExecuteError> {
+        let parts: Vec<&Tensor> =
+            self.requests.iter().filter_map(|running| running.request.inputs.get(input)?.as_ref()).collect();
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        gather::gather(&self.served.config.inputs[input].name, &parts).map(Some)
+    }
+
+    /// Puts an output of the whole batch; each request gets its rows.
+    pub fn set_output(&mut self, output: usize, tensor: Tensor) {
+        self.outputs[output] = Some(tensor);
+    }
+
+    /// Puts an output of one request; it goes before one of the whole batch.
+    pub fn set_request_output(&mut self, request: usize, output: usize, tensor: Tensor) {
+        self.requests[request].outputs[output] = Some(tensor);
+    }
+
+    /// Sets a parameter of one request's response.
+    pub fn set_parameter(&mut self, request: usize, name: impl Into<String>, value: Parameter) {
+        self.requests[request].parameters.insert(name.into(), value);
+    }
+
+    /// Fails one request; the others go on.
+    pub fn fail(&mut self, request: usize, error: ExecuteError) {
+        self.requests[request].error.get_or_insert_with(|| Arc::new(error));
+    }
+
+    /// Marks that the inputs are where the model needs them.
+    pub fn mark_input_done(&mut self) {
+        self.marks.input_done = Some(clock::now());
+    }
+
+    /// Marks that the model has run and only outputs are left to be taken.
+    pub fn mark_infer_done(&mut self) {
+        self.marks.infer_done = Some(clock::now());
+    }
+
+    /// Takes a request out of the batch, to be answered by any number of responses, on any thread.
+    /// `None` where it has been taken already or has failed.
+    ///
+    /// The execution is counted at the first call, so that the counts are complete when the first answer arrives.
+    pub fn stream(&mut self, request: usize) -> Option<ResponseStream> {
+        let running = self.requests.get_mut(request)?;
+        if running.error.is_some() {
+            return None;
+        }
+        let responder = running.responder.take()?;
+        let stream = ResponseStream::new(Arc::clone(&self.served), running.request.clone(), responder, running.queue, self.marks);
+        if !self.recorded {
+            self.recorded = true;
+            self.served.statistics.record_batch(self.rows, self.marks.timing(clock::now()), &[]);
+        }
+        Some(stream)
+    }
+
+    /// Ends the execution: splits outputs, counts, and answers every request that still waits.
+    pub(super) fn finish(mut self, result: Result<(), ExecuteError>) {
+        if let Err(error) = result {
+            let error = Arc::new(error);
+            for running in &mut self.requests {
+                running.error.get_or_insert_with(|| Arc::clone(&error));
+            }
+        }
+        self.marks.infer_done.get_or_insert_with(clock::now);
+        let config = Arc::clone(&self.served.config);
+        let mut answers = Vec::with_capacity(self.requests.len());
+        for mut running in std::mem::take(&mut self.requests) {
+            let Some(responder) = running.responder.take() else {
+                continue;
+            };
+            let answer = match running.error.take() {
+                Some(error) => Err(error),
+                None => self.answer(&config, &mut running).map_err(Arc::new),
+            };
+            answers.push((running, responder, answer));
+        }
+        self.count_and_deliver(answers);
+    }
+
+    fn answer(&self, config: &ModelConfig, running: &mut Running) -> Result<crate::request::InferResponse, ExecuteError> {
+        let mut outputs = std::mem::take(&mut running.outputs);
+        for (index, slot) in outputs.iter_mut().enumerate() {
+            if let (None, Some(whole)) = (&slot, &self.outputs[index]) {
+                *slot = Some(match config.max_batch_rows {
+                    Some(_) => split::take_rows(config, &config.outputs[index], whole, &running.rows)?,
+                    None => whole.clone(),
+                });
+            }
+        }
+        let parameters = std::mem::take(&mut running.parameters);
+        split::respond(&self.served, &running.request, outputs, parameters, ComputeTiming::default())
+    }
+
+    fn count_and_deliver(&self, answers: Vec<(Running, Responder, Result<crate::request::InferResponse, Arc<ExecuteError>>)>) {
+        let end = clock::now();
+        let timing = self.marks.timing(end);
+        let statistics = &self.served.statistics;
+        let answered: Vec<RequestTiming> = answers
+            .iter()
+            .filter(|(_, _, answer)| answer.is_ok())
+            .map(|(running, ..)| RequestTiming { total: end.since(running.request.received_at), queue: running.queue })
+            .collect();
+        if !answered.is_empty() {
+            if self.recorded {
+                answered.iter().for_each(|request| statistics.record_success(*request, timing));
+            } else {
+                statistics.record_batch(self.rows, timing, &answered);
+            }
+        }
+        for (running, mut responder, answer) in answers {
+            match answer {
+                Ok(mut response) => {
+                    response.timing = timing;
+                    responder.deliver(Delivery::Response { response: Box::new(response), last: true });
+                }
+                Err(error) => {
+                    statistics.record_failure(FailureReason::Backend, end.since(running.request.received_at));
+                    responder.fail(InferError::Execute(error));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Owns the running of batches: one thread per model instance, which gathers inputs, executes and splits
+//! outputs. May import the words, `config`, `observe` and `models`; must never import `scheduler`, `grpc`,
+//! `repository` or `proto`. Only this folder looks inside tensors on their way to a model.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::{BackendKind, InstanceGroup, ModelConfig};
+use crate::error::{ExecuteError, LoadError};
+use crate::observe::statistics::ModelStatistics;
+
+mod builtin;
+mod candle;
+mod execute;
+mod gather;
+mod pool;
+mod split;
+mod stream;
+mod warmup;
+
+pub use candle::{Described, describe};
+pub use execute::Execution;
+pub use pool::InstancePool;
+pub use stream::{ResponseStream, StreamedResponse};
+
+/// A loaded model version: what its instances share, weights above all.
+pub trait Backend: Send + Sync {
+    /// Makes one instance. Called on the instance's own thread, and again after a panic of that instance.
+    ///
+    /// # Errors
+    /// What keeps the instance from running; it fails the load.
+    fn instantiate(&self, slot: &InstanceSlot) -> Result<Box<dyn ModelInstance>, LoadError>;
+}
+
+/// Runs batches, one after another, on its own thread.
+pub trait ModelInstance: Send {
+    /// Runs one batch: reads inputs from `execution` and puts outputs into it.
+    ///
+    /// # Errors
+    /// An error fails every request of the batch that has no answer or error of its own yet.
+    fn execute(&mut self, execution: &mut Execution) -> Result<(), ExecuteError>;
+}
+
+/// Which instance of a model is being made.
+#[derive(Clone, Debug)]
+pub struct InstanceSlot {
+    /// Its group.
+    pub group: InstanceGroup,
+    /// Its number among all instances of the model version, from 0.
+    pub ordinal: usize,
+}
+
+/// A model version as its instances know it.
+#[derive(Clone, Debug)]
+pub struct ServedVersion {
+    /// Configuration.
+    pub config: Arc<ModelConfig>,
+    /// Version.
+    pub version: u64,
+    /// Where counts go.
+    pub statistics: Arc<ModelStatistics>,
+    /// The model's directory: label files and `warmup/` are below it.
+    pub model_directory: PathBuf,
+    /// The directory of this version, with the model's files.
+    pub version_directory: PathBuf,
+}
+
+/// Opens the backend that the configuration names; weights are read here, once for all instances.
+///
+/// # Errors
+/// What is wrong with the model's files or settings.
+pub fn open_backend(served: &ServedVersion) -> Result<Arc<dyn Backend>, LoadError> {
+    match served.config.backend {
+        BackendKind::Builtin => builtin::open(served),
+        BackendKind::Candle => candle::open(served),
+        BackendKind::Ensemble => Err(LoadError::Backend {
+            model: served.config.name.to_string(),
+            reason: "an ensemble has no instances of its own".to_owned(),
+        }),
+    }
+}

@@ -1,0 +1,229 @@
+//! Inference statistics of one model version, exact at the moment a client has its answer.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::clock;
+use crate::request::ComputeTiming;
+
+/// How often something happened and how long it took in sum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Occurrences.
+    pub count: u64,
+    /// Their durations in sum.
+    pub nanos: u64,
+}
+
+impl Tally {
+    fn add(&mut self, duration: Duration) {
+        self.count += 1;
+        self.nanos = self.nanos.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+    }
+}
+
+/// Why a request failed, as the failure counter's label `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FailureReason {
+    /// Queue full, or the time in the queue was over.
+    Rejected,
+    /// The client left.
+    Canceled,
+    /// The model failed.
+    Backend,
+    /// Anything else, such as a step of an ensemble.
+    Other,
+}
+
+impl FailureReason {
+    /// Every reason, in the order in which series are printed.
+    pub const ALL: [FailureReason; 4] = [Self::Rejected, Self::Canceled, Self::Backend, Self::Other];
+
+    /// The label value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rejected => "REJECTED",
+            Self::Canceled => "CANCELED",
+            Self::Backend => "BACKEND",
+            Self::Other => "OTHER",
+        }
+    }
+}
+
+/// Times of one request that was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestTiming {
+    /// From the receipt of the request to its answer.
+    pub total: Duration,
+    /// From its entry into the queue to the start of its execution.
+    pub queue: Duration,
+}
+
+/// What became of one response of a decoupled model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseOutcome {
+    /// It carried outputs.
+    Success,
+    /// It carried an error.
+    Fail,
+    /// It carried nothing (the final flag included).
+    Empty,
+    /// It was not made because the client had left.
+    Cancel,
+}
+
+/// Counts of one batch size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct BatchTally {
+    pub compute_input: Tally,
+    pub compute_infer: Tally,
+    pub compute_output: Tally,
+}
+
+/// Counts of one response index of a decoupled model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct ResponseTally {
+    pub compute_infer: Tally,
+    pub compute_output: Tally,
+    pub success: Tally,
+    pub fail: Tally,
+    pub empty_response: Tally,
+    pub cancel: Tally,
+}
+
+/// All counts at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Milliseconds since the epoch of the last request that reached compute; 0 for none.
+    pub last_inference_ms: u64,
+    /// Rows computed.
+    pub inference_count: u64,
+    /// Batches executed.
+    pub execution_count: u64,
+    /// Requests answered.
+    pub success: Tally,
+    /// Requests failed.
+    pub fail: Tally,
+    /// Failures by reason, in the order of [`FailureReason::ALL`].
+    pub failures: [u64; 4],
+    /// Waiting in queues, per answered request.
+    pub queue: Tally,
+    /// Input gathering, per answered request.
+    pub compute_input: Tally,
+    /// Model execution, per answered request.
+    pub compute_infer: Tally,
+    /// Output splitting, per answered request.
+    pub compute_output: Tally,
+    /// By rows of the executed batch.
+    pub batches: BTreeMap<usize, BatchTally>,
+    /// By response index; decoupled models only.
+    pub responses: BTreeMap<u64, ResponseTally>,
+}
+
+impl Counts {
+    fn add_execution(&mut self, rows: usize, timing: ComputeTiming) {
+        self.last_inference_ms = clock::unix_millis();
+        self.execution_count += 1;
+        self.inference_count += u64::try_from(rows.max(1)).unwrap_or(u64::MAX);
+        let batch = self.batches.entry(rows.max(1)).or_default();
+        batch.compute_input.add(timing.input);
+        batch.compute_infer.add(timing.infer);
+        batch.compute_output.add(timing.output);
+    }
+
+    fn add_success(&mut self, request: RequestTiming, timing: ComputeTiming) {
+        self.success.add(request.total);
+        self.queue.add(request.queue);
+        self.compute_input.add(timing.input);
+        self.compute_infer.add(timing.infer);
+        self.compute_output.add(timing.output);
+    }
+}
+
+/// Statistics of one model version. One short lock per batch keeps the counts consistent with each other.
+#[derive(Debug, Default)]
+pub struct ModelStatistics {
+    counts: Mutex<Counts>,
+    pending: AtomicU64,
+}
+
+impl ModelStatistics {
+    fn with<R>(&self, change: impl FnOnce(&mut Counts) -> R) -> R {
+        change(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Counts one executed batch together with those of its requests that were answered. The batch's
+    /// whole time is charged to each of them. Call it before the answers are delivered.
+    pub fn record_batch(&self, rows: usize, timing: ComputeTiming, answered: &[RequestTiming]) {
+        self.with(|counts| {
+            counts.add_execution(rows, timing);
+            for request in answered {
+                counts.add_success(*request, timing);
+            }
+        });
+    }
+
+    /// Counts a request that was answered later than its batch: the last response of a decoupled model.
+    pub fn record_success(&self, request: RequestTiming, timing: ComputeTiming) {
+        self.with(|counts| counts.add_success(request, timing));
+    }
+
+    /// Counts a request that failed.
+    pub fn record_failure(&self, reason: FailureReason, total: Duration) {
+        self.with(|counts| {
+            counts.fail.add(total);
+            if let Some(position) = FailureReason::ALL.iter().position(|known| *known == reason) {
+                counts.failures[position] += 1;
+            }
+        });
+    }
+
+    /// Counts one response of a decoupled model at its index (0 for the first of its request).
+    pub fn record_response(&self, index: u64, outcome: ResponseOutcome, infer: Duration, output: Duration) {
+        self.with(|counts| {
+            let tally = counts.responses.entry(index).or_default();
+            let total = infer.saturating_add(output);
+            match outcome {
+                ResponseOutcome::Success => {
+                    tally.compute_infer.add(infer);
+                    tally.compute_output.add(output);
+                    tally.success.add(total);
+                }
+                ResponseOutcome::Fail => {
+                    tally.compute_infer.add(infer);
+                    tally.compute_output.add(output);
+                    tally.fail.add(total);
+                }
+                ResponseOutcome::Empty => {
+                    tally.compute_infer.add(infer);
+                    tally.empty_response.add(total);
+                }
+                ResponseOutcome::Cancel => tally.cancel.add(total),
+            }
+        });
+    }
+
+    /// A request entered the model's queue.
+    pub fn enter_queue(&self) {
+        self.pending.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request left the queue, to run or to fail.
+    pub fn leave_queue(&self) {
+        self.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Requests between queue entry and execution.
+    pub fn pending(&self) -> u64 {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// All counts at one moment.
+    pub fn snapshot(&self) -> Counts {
+        self.with(|counts| counts.clone())
+    }
+}

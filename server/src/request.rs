@@ -1,0 +1,314 @@
+//! One client call on its way through the server: as decoded, as checked, its answer, and who waits for it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::clock::Timestamp;
+use crate::error::InferError;
+use crate::tensor::{DataType, Tensor};
+
+/// Value of a request or response parameter.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum Parameter {
+    Bool(bool),
+    Int64(i64),
+    String(String),
+    Double(f64),
+}
+
+/// Parameters by name.
+pub type Parameters = BTreeMap<String, Parameter>;
+
+/// Which version of a model a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VersionChoice {
+    /// The highest version that is ready.
+    Latest,
+    /// Exactly this one.
+    Exact(u64),
+}
+
+/// Correlation id of a sequence.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SequenceId {
+    /// The request belongs to no sequence (written 0 or "").
+    #[default]
+    None,
+    /// A number.
+    Number(u64),
+    /// A string.
+    Text(String),
+}
+
+/// What a request says besides its tensors and custom parameters.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RequestOptions {
+    /// Correlation id.
+    pub sequence_id: SequenceId,
+    /// First request of its sequence.
+    pub sequence_start: bool,
+    /// Last request of its sequence.
+    pub sequence_end: bool,
+    /// Priority level, 1 the highest; 0 asks for the model's default.
+    pub priority: u64,
+    /// How long the request may wait in a queue.
+    pub timeout: Option<Duration>,
+    /// On a stream of a decoupled model: the client wants the final flag even when it comes without content.
+    pub empty_final_response: bool,
+}
+
+/// A request as decoded from the wire: nothing in it has been compared with the model yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InferRequest {
+    /// The client's id; may be empty.
+    pub id: String,
+    /// Known parameters.
+    pub options: RequestOptions,
+    /// All other parameters; models see them.
+    pub parameters: Parameters,
+    /// Input tensors in request order.
+    pub inputs: Vec<InputTensor>,
+    /// Names of the requested outputs, in request order; empty asks for all.
+    pub outputs: Vec<String>,
+    /// When the server had received it.
+    pub received_at: Timestamp,
+}
+
+/// One input tensor as it came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InputTensor {
+    /// Name.
+    pub name: String,
+    /// Datatype, or the client's word for it where there is no such datatype.
+    pub datatype: Result<DataType, String>,
+    /// Shape as the client wrote it; may hold nonsense.
+    pub shape: Vec<i64>,
+    /// Raw row-major contents: a slice of the received message, or of another model's output.
+    pub contents: Bytes,
+}
+
+/// Requests whose keys are equal may share a batch: the sizes of every variable, non-ragged input
+/// (behind the batch dimension), and which optional inputs are present.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct BatchKey(pub Vec<usize>);
+
+/// A request that its model can run: everything about it has been checked.
+#[derive(Clone, Debug)]
+pub struct ValidRequest {
+    /// The client's id.
+    pub id: String,
+    /// Known parameters.
+    pub options: RequestOptions,
+    /// Custom parameters.
+    pub parameters: Parameters,
+    /// One entry per input of the model's configuration, in its order, in the shape the model sees;
+    /// `None` only for optional inputs.
+    pub inputs: Vec<Option<Tensor>>,
+    /// Per output of the model's configuration: whether it is wanted.
+    pub outputs: Vec<bool>,
+    /// Size of the batch dimension; 1 for a model that does not batch.
+    pub rows: usize,
+    /// What must be equal for two requests to share a batch.
+    pub batch_key: BatchKey,
+    /// When the server had received it.
+    pub received_at: Timestamp,
+}
+
+/// An output tensor of a response.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutputTensor {
+    /// Name.
+    pub name: Arc<str>,
+    /// Contents, in the shape that clients see.
+    pub tensor: Tensor,
+}
+
+/// How long the parts of an execution took; all requests of a batch carry the batch's own times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ComputeTiming {
+    /// Gathering the inputs.
+    pub input: Duration,
+    /// The model itself.
+    pub infer: Duration,
+    /// Splitting the outputs.
+    pub output: Duration,
+}
+
+/// One answer to a request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InferResponse {
+    /// Model that answered.
+    pub model_name: Arc<str>,
+    /// Version that answered.
+    pub model_version: u64,
+    /// The request's id.
+    pub id: String,
+    /// Parameters that the model set.
+    pub parameters: Parameters,
+    /// Outputs in the order of the configuration; a model may leave one out.
+    pub outputs: Vec<OutputTensor>,
+    /// Times of the execution that made it.
+    pub timing: ComputeTiming,
+}
+
+/// What reaches the one who asked.
+#[derive(Clone, Debug)]
+pub enum Delivery {
+    /// An answer; `last` says that none follows.
+    Response {
+        /// The answer.
+        response: Box<InferResponse>,
+        /// Whether it is the last one.
+        last: bool,
+    },
+    /// No content: a decoupled model has sent all its answers.
+    Final,
+    /// The request failed. `last` is false only where a decoupled model goes on after an error.
+    Failed {
+        /// Why.
+        error: InferError,
+        /// Whether it is the last delivery.
+        last: bool,
+    },
+}
+
+impl Delivery {
+    /// Whether nothing follows.
+    pub fn is_last(&self) -> bool {
+        match self {
+            Self::Response { last, .. } | Self::Failed { last, .. } => *last,
+            Self::Final => true,
+        }
+    }
+}
+
+/// Where answers go: a unary call, a slot of a stream, a step of an ensemble.
+///
+/// `deliver` is called from a model's threads. It must not wait long, except to hold back a
+/// decoupled model whose client reads slowly. After a delivery that is the last, none follows.
+pub trait ResponseSink: Send {
+    /// Takes one delivery.
+    fn deliver(&mut self, delivery: Delivery);
+}
+
+/// Answers one request: any number of deliveries, exactly one of them the last.
+///
+/// Dropped without a last delivery, it delivers [`InferError::Abandoned`], so no request is ever lost.
+pub struct Responder {
+    sink: Option<Box<dyn ResponseSink>>,
+    cancellation: Cancellation,
+}
+
+impl Responder {
+    /// A responder for `sink`, whose asker leaves through `cancellation`.
+    pub fn new(sink: Box<dyn ResponseSink>, cancellation: Cancellation) -> Self {
+        Self { sink: Some(sink), cancellation }
+    }
+
+    /// The token through which the asker says that it no longer waits.
+    pub fn cancellation(&self) -> &Cancellation {
+        &self.cancellation
+    }
+
+    /// Delivers; whatever comes after the last delivery is dropped.
+    pub fn deliver(&mut self, delivery: Delivery) {
+        if delivery.is_last() {
+            if let Some(mut sink) = self.sink.take() {
+                sink.deliver(delivery);
+            }
+        } else if let Some(sink) = self.sink.as_mut() {
+            sink.deliver(delivery);
+        }
+    }
+
+    /// Delivers an error that ends the request.
+    pub fn fail(&mut self, error: InferError) {
+        self.deliver(Delivery::Failed { error, last: true });
+    }
+
+    /// Whether the last delivery has been made.
+    pub fn is_finished(&self) -> bool {
+        self.sink.is_none()
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        if self.sink.is_some() {
+            self.fail(InferError::Abandoned);
+        }
+    }
+}
+
+impl fmt::Debug for Responder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Responder").field("finished", &self.is_finished()).finish_non_exhaustive()
+    }
+}
+
+/// One cancellation token from the transport to the model instance. Clones share the state.
+#[derive(Clone, Debug, Default)]
+pub struct Cancellation(Arc<CancellationState>);
+
+#[derive(Debug, Default)]
+struct CancellationState {
+    cancelled: AtomicBool,
+    lock: Mutex<()>,
+    changed: Condvar,
+}
+
+impl Cancellation {
+    /// Cancels; wakes every [`Cancellation::wait`].
+    pub fn cancel(&self) {
+        // The store happens under the lock so that a waiter cannot test, miss it and then sleep.
+        let guard = self.0.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.cancelled.store(true, Ordering::Release);
+        drop(guard);
+        self.0.changed.notify_all();
+    }
+
+    /// Whether it has been cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.cancelled.load(Ordering::Acquire)
+    }
+
+    /// Blocks the thread for `delay`, or until cancelled; returns whether it was cancelled.
+    pub fn wait(&self, delay: Duration) -> bool {
+        let guard = self.0.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.0.changed.wait_timeout_while(guard, delay, |()| !self.is_cancelled());
+        drop(waited);
+        self.is_cancelled()
+    }
+}
+
+/// A checked request on its way through queue, batch and instance.
+#[derive(Debug)]
+pub struct Entry {
+    /// What to run.
+    pub request: ValidRequest,
+    /// Whom to answer.
+    pub responder: Responder,
+    /// When it entered its model's queue.
+    pub queued_at: Timestamp,
+    /// When it must not be started any more.
+    pub deadline: Option<Timestamp>,
+}
+
+impl Entry {
+    /// Why this entry must not reach a model any more, if so: its client left, or its time is over.
+    pub fn lapsed(&self, now: Timestamp) -> Option<InferError> {
+        if self.responder.cancellation().is_cancelled() {
+            Some(InferError::Cancelled)
+        } else if self.deadline.is_some_and(|deadline| now >= deadline) {
+            Some(InferError::Expired)
+        } else {
+            None
+        }
+    }
+}

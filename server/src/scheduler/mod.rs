@@ -1,0 +1,101 @@
+//! Owns the way from a checked request to a batch: validation, queues, the dynamic batcher, ensembles.
+//! May import the words, `config`, `instance` (its handle) and `observe`; must never import `grpc`,
+//! `repository`, `proto` or `models`.
+
+use std::sync::Arc;
+
+use crate::clock::{self, Timestamp};
+use crate::config::ModelConfig;
+use crate::error::InferError;
+use crate::instance::InstancePool;
+use crate::observe::statistics::{FailureReason, ModelStatistics};
+use crate::request::{Entry, InferRequest, Responder, VersionChoice};
+
+pub mod batcher;
+pub mod direct;
+pub mod dynamic;
+pub mod ensemble;
+pub mod queue;
+pub mod validate;
+
+/// Decides when entries run, and with which others.
+pub trait Scheduler: Send + Sync {
+    /// Takes a group of entries: one request, or the requests of a whole batch. Every entry is answered
+    /// through its responder, refusals included. It never blocks.
+    fn enqueue(&self, group: Vec<Entry>);
+}
+
+/// A model version that takes requests. It serves until the last handle is dropped: a version that was
+/// replaced finishes what holds it.
+pub struct ModelHandle {
+    /// Its configuration.
+    pub config: Arc<ModelConfig>,
+    /// Its version.
+    pub version: u64,
+    /// Its statistics.
+    pub statistics: Arc<ModelStatistics>,
+    scheduler: Arc<dyn Scheduler>,
+}
+
+impl ModelHandle {
+    /// A handle over the scheduler that its configuration asks for.
+    pub fn new(config: Arc<ModelConfig>, version: u64, statistics: Arc<ModelStatistics>, scheduler: Arc<dyn Scheduler>) -> Self {
+        Self { config, version, statistics, scheduler }
+    }
+
+    /// Starts the scheduler of a model that runs on instances (any but an ensemble).
+    ///
+    /// Must be called within a tokio runtime: the dynamic batcher is one of its tasks.
+    pub fn over_instances(config: Arc<ModelConfig>, version: u64, statistics: Arc<ModelStatistics>, instances: InstancePool) -> Self {
+        let scheduler: Arc<dyn Scheduler> = match &config.scheduling {
+            crate::config::Scheduling::Dynamic(policy) => {
+                Arc::new(dynamic::DynamicScheduler::start(&config, policy.clone(), instances, Arc::clone(&statistics)))
+            }
+            _ => Arc::new(direct::DirectScheduler::new(instances, Arc::clone(&statistics))),
+        };
+        Self::new(config, version, statistics, scheduler)
+    }
+
+    /// Checks a request and enqueues it. A request that is not valid is answered with its error and
+    /// never counted; all others are counted.
+    pub fn submit(&self, request: InferRequest, mut responder: Responder) {
+        match validate::validate(request, &self.config) {
+            Ok(request) => {
+                let queued_at = clock::now();
+                let deadline = deadline(&self.config, &request, queued_at);
+                self.scheduler.enqueue(vec![Entry { request, responder, queued_at, deadline }]);
+            }
+            Err(error) => responder.fail(error),
+        }
+    }
+}
+
+/// When a request that is queued now must not be started any more.
+fn deadline(config: &ModelConfig, request: &crate::request::ValidRequest, queued_at: Timestamp) -> Option<Timestamp> {
+    config.queue_policy(request.options.priority).timeout_for(request.options.timeout).map(|timeout| queued_at.plus(timeout))
+}
+
+/// Where an ensemble finds the models of its steps.
+pub trait ComposingModels: Send + Sync {
+    /// The model version that serves now.
+    ///
+    /// # Errors
+    /// The lookup errors of [`InferError`], as a client's own request would get them.
+    fn resolve(&self, model: &str, version: VersionChoice) -> Result<Arc<ModelHandle>, InferError>;
+}
+
+/// Fails an entry before it ran and counts the failure.
+pub(crate) fn refuse(statistics: &ModelStatistics, mut entry: Entry, error: InferError, now: Timestamp) {
+    statistics.record_failure(failure_reason(&error), now.since(entry.request.received_at));
+    entry.responder.fail(error);
+}
+
+/// The failure label of an error.
+pub(crate) fn failure_reason(error: &InferError) -> FailureReason {
+    match error {
+        InferError::QueueFull { .. } | InferError::Expired | InferError::SchedulerStopped => FailureReason::Rejected,
+        InferError::Cancelled => FailureReason::Canceled,
+        InferError::Execute(_) | InferError::Abandoned => FailureReason::Backend,
+        _ => FailureReason::Other,
+    }
+}
