@@ -31,7 +31,7 @@ fn one_row(hidden: &[f32], mask: &[i64], mode: Pooling, out: &mut [f32]) {
     let kept = || mask.iter().enumerate().skip(first).filter(|(_, m)| **m != 0).map(|(position, _)| position);
     match mode {
         Pooling::Cls => out.copy_from_slice(token(first)),
-        Pooling::Last => out.copy_from_slice(token(kept().last().unwrap_or(first))),
+        Pooling::Last => out.copy_from_slice(token(kept().next_back().unwrap_or(first))),
         Pooling::Max => {
             out.copy_from_slice(token(first));
             for position in kept().skip(1) {

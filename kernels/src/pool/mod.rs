@@ -20,9 +20,8 @@
 //! Several modes are joined along the last dimension in the order given. With `normalize` each joined row is divided by
 //! the larger of its Euclidean length and 1e-12. A row in which nothing counts gives zeros.
 //!
-//! Tolerance: for every component, |fast - twin| <= 2e-6 * (largest |value| of the row that counts, at least 1)
-//! * (square root of the count for `MeanSqrtLen`, else 1); 2e-6 absolute after normalization unless the row's length is
-//! below 1e-3 of its largest input (cancellation makes the direction itself uncertain).
+//! Tolerance: before normalization |fast - twin| <= 2e-6 * max(1, the row's largest |value|) * sqrt(width); after it
+//! 2e-6, unless the row's length is below 1e-3 of its largest input (cancellation makes the direction itself uncertain).
 //!
 //! Source: the modes are those of sentence-transformers' `Pooling` module, its `Normalize` is `torch.nn.functional.normalize`.
 

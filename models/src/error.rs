@@ -1,0 +1,204 @@
+//! The one error type of this crate: why a model could not be loaded or run.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use kernels::KernelError;
+
+/// Why a model could not be loaded or run. The texts name files, fields, tensors and inputs, never file contents, and
+/// are safe to send to a client.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file that the model needs does not exist.
+    #[error("{}: file not found; {hint}", path.display())]
+    FileMissing {
+        /// The file.
+        path: PathBuf,
+        /// What the file is for and how to get it.
+        hint: &'static str,
+    },
+    /// A file exists but cannot be read.
+    #[error("{}: cannot be read: {source}", path.display())]
+    FileUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is longer than any sensible file of its kind.
+    #[error("{}: {got_bytes} bytes are more than the {limit_bytes} that a file of this kind may have", path.display())]
+    FileTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        limit_bytes: u64,
+        /// The length of the file.
+        got_bytes: u64,
+    },
+    /// A file is not the JSON that it should be.
+    #[error("{}:{line}:{column}: not valid JSON: {reason}", path.display())]
+    BadJson {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The column, from 1.
+        column: usize,
+        /// What the parser said.
+        reason: String,
+    },
+    /// A field that has no sound default is absent.
+    #[error("{}: field '{field}' is missing; expected {expected}", path.display())]
+    FieldMissing {
+        /// The file.
+        path: PathBuf,
+        /// The path of the field inside the file.
+        field: String,
+        /// What the field should hold.
+        expected: String,
+    },
+    /// A field holds a value of the wrong type, out of range, or not supported.
+    #[error("{}: field '{field}' is {got}; expected {expected}", path.display())]
+    FieldInvalid {
+        /// The file.
+        path: PathBuf,
+        /// The path of the field inside the file.
+        field: String,
+        /// What the field should hold.
+        expected: String,
+        /// What it holds.
+        got: String,
+    },
+    /// The directory holds a model of a kind that this crate has no code for.
+    #[error("{}: {what} '{got}' is not supported; supported: {known}", path.display())]
+    UnsupportedArchitecture {
+        /// The file that says so.
+        path: PathBuf,
+        /// `model_type`, `architecture` or `sentence-transformers module`.
+        what: &'static str,
+        /// The name found.
+        got: String,
+        /// The names that are known, joined by commas.
+        known: String,
+    },
+    /// A weight file is not a well-formed safetensors file.
+    #[error("{}: not a well-formed safetensors file: {source}", path.display())]
+    BadWeights {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        #[source]
+        source: safetensors::SafeTensorError,
+    },
+    /// A tensor that the architecture needs is not in the weight files.
+    #[error("tensor '{tensor}' of shape {expected:?} is missing from {}", path.display())]
+    TensorMissing {
+        /// The name looked for.
+        tensor: String,
+        /// The weight file, or the directory if there are several.
+        path: PathBuf,
+        /// The shape that the configuration asks for.
+        expected: Vec<usize>,
+    },
+    /// A tensor has another shape than the configuration asks for.
+    #[error("tensor '{tensor}' in {} has shape {got:?}; config.json asks for {expected:?}", path.display())]
+    TensorShape {
+        /// The tensor.
+        tensor: String,
+        /// The weight file.
+        path: PathBuf,
+        /// The shape that the configuration asks for.
+        expected: Vec<usize>,
+        /// The shape stored.
+        got: Vec<usize>,
+    },
+    /// A tensor is stored in an element type that cannot be read as numbers here.
+    #[error("tensor '{tensor}' in {} is stored as {got}; expected F32, F16, BF16 or F64", path.display())]
+    TensorDType {
+        /// The tensor.
+        tensor: String,
+        /// The weight file.
+        path: PathBuf,
+        /// The element type stored.
+        got: String,
+    },
+    /// The tokenizer's file cannot be used.
+    #[error("{}: not a usable tokenizer: {reason}", path.display())]
+    BadTokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What the tokenizer library said.
+        reason: String,
+    },
+    /// A text cannot be tokenized.
+    #[error("text {row} of the batch cannot be tokenized: {reason}")]
+    Tokenize {
+        /// The index of the text.
+        row: usize,
+        /// What the tokenizer library said.
+        reason: String,
+    },
+    /// An input of a request is not one that the model can take.
+    #[error("input '{input}'{at}: got {got}; expected {expected}")]
+    InvalidInput {
+        /// The input.
+        input: String,
+        /// Where in the input.
+        at: Position,
+        /// What was found.
+        got: String,
+        /// What is allowed.
+        expected: String,
+    },
+    /// An operation of the kernels crate refused its arguments.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The tensor library failed.
+    #[error("{during}: {source}")]
+    Tensor {
+        /// The step that failed.
+        during: &'static str,
+        /// What the tensor library said.
+        #[source]
+        source: candle_core::Error,
+    },
+}
+
+/// A place inside an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Position {
+    /// The input as a whole.
+    Whole,
+    /// A row.
+    Row(usize),
+    /// One element.
+    Element {
+        /// The row, from 0.
+        row: usize,
+        /// The column, from 0.
+        column: usize,
+    },
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Position::Whole => Ok(()),
+            Position::Row(row) => write!(f, ", row {row}"),
+            Position::Element { row, column } => write!(f, ", row {row}, column {column}"),
+        }
+    }
+}
+
+/// Names the step in which the tensor library failed.
+pub(crate) trait During<T> {
+    /// Turns the library's error into [`ModelError::Tensor`].
+    fn during(self, step: &'static str) -> Result<T, ModelError>;
+}
+
+impl<T> During<T> for candle_core::Result<T> {
+    fn during(self, step: &'static str) -> Result<T, ModelError> {
+        self.map_err(|source| ModelError::Tensor { during: step, source })
+    }
+}

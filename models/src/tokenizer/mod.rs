@@ -1,0 +1,229 @@
+//! From texts to token ids: the tokenizer of a model directory, with truncation and padding as the model needs them.
+//!
+//! Owns: [`Tokenizer`], [`Encoded`], and how long texts are shortened beforehand (`cut`). May import: the `tokenizers`
+//! library, this crate's JSON reader and errors. Must never import: candle, encoders, weights.
+
+mod cut;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokenizers::{PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
+
+use crate::error::ModelError;
+use crate::json::{JsonFile, parse, read_file};
+use cut::Boundaries;
+
+/// The file that holds the tokenizer.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
+/// The longest accepted `tokenizer.json`. Those of the largest multilingual vocabularies have about 35 MB.
+const TOKENIZER_LIMIT_BYTES: u64 = 256 << 20;
+
+/// How many bytes of a long text are tried first for each token that fits. English has four to five, so one try is
+/// enough for ordinary text; what does not fill up `max_length` is tried again with more.
+const FIRST_TRY_BYTES_PER_TOKEN: usize = 8;
+/// By how much each further try is longer, so that all tries together cost little more than the last.
+const TRY_GROWTH: usize = 4;
+
+/// The tokenizer of a model directory.
+///
+/// Texts are truncated to a length given at load, special tokens kept, and padded on the right to the longest of their
+/// batch. Whatever `tokenizer.json` says about truncation and padding is dropped. Nothing runs on other threads.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    boundaries: Boundaries,
+    max_length: usize,
+    padding_id: i64,
+    lowercase: bool,
+}
+
+/// A batch of token sequences, padded on the right to the longest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// Token ids, `[rows, width]` in row-major order.
+    pub ids: Vec<i64>,
+    /// 1 for tokens, 0 for padding, `[rows, width]`.
+    pub mask: Vec<i64>,
+    /// Segment numbers, `[rows, width]`.
+    pub type_ids: Vec<i64>,
+    /// The number of texts.
+    pub rows: usize,
+    /// The length of the longest sequence.
+    pub width: usize,
+}
+
+/// The parts of `tokenizer.json` that this crate looks at itself.
+#[derive(Deserialize)]
+struct Parts {
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    padding: Value,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` of `dir`; texts will be truncated to `max_length` tokens, special tokens included.
+    ///
+    /// # Errors
+    /// [`ModelError::FileMissing`] without `tokenizer.json`; [`ModelError::BadJson`] and [`ModelError::BadTokenizer`] for
+    /// one that cannot be used, or whose special tokens alone are more than `max_length`; [`ModelError::FieldInvalid`]
+    /// for truncation from the left, which is not supported; [`ModelError::FieldMissing`] if no file names a padding
+    /// token.
+    pub fn load(dir: &Path, max_length: usize) -> Result<Self, ModelError> {
+        let path = dir.join(TOKENIZER_FILE);
+        let Some(bytes) = read_file(&path, TOKENIZER_LIMIT_BYTES)? else {
+            let hint = "texts cannot be tokenized without it; convert older vocabularies with save_pretrained";
+            return Err(ModelError::FileMissing { path, hint });
+        };
+        let mut inner = deserialize(&path, &bytes)?;
+        let parts: Parts = match serde_json::from_slice(&bytes) {
+            Ok(parts) => parts,
+            Err(_) => return Err(bad(&path, "the top level is not an object of the expected fields")),
+        };
+        let config = JsonFile::read(&dir.join("tokenizer_config.json"))?;
+        if let Some(config) = &config {
+            refuse_left_truncation(config)?;
+        }
+        inner.with_padding(None);
+        set_truncation(&mut inner, &path, max_length)?;
+        let padding_id = padding_id(&inner, dir, config.as_ref(), &parts.padding)?;
+        let longest_added = inner.get_added_tokens_decoder().values().map(|token| token.content.len()).max();
+        let boundaries = Boundaries::of(&parts.normalizer, &parts.pre_tokenizer, longest_added.unwrap_or(0));
+        let lowercase = lowercase(dir)?;
+        Ok(Tokenizer { inner, boundaries, max_length, padding_id, lowercase })
+    }
+
+    /// Tokenizes texts. An empty text gives its special tokens; no texts give an empty batch.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenize`] names the text that the tokenizer library refused.
+    pub fn encode_batch(&self, texts: &[&str]) -> Result<Encoded, ModelError> {
+        let mut encodings = Vec::with_capacity(texts.len());
+        for (row, text) in texts.iter().enumerate() {
+            encodings.push(self.encode(text).map_err(|reason| ModelError::Tokenize { row, reason })?);
+        }
+        let width = encodings.iter().map(tokenizers::Encoding::len).max().unwrap_or(0);
+        let (rows, size) = (texts.len(), texts.len() * width);
+        let mut ids = Vec::with_capacity(size);
+        let (mut mask, mut type_ids) = (Vec::with_capacity(size), Vec::with_capacity(size));
+        for encoding in &encodings {
+            let padding = width - encoding.len();
+            ids.extend(encoding.get_ids().iter().map(|id| i64::from(*id)));
+            ids.extend(std::iter::repeat_n(self.padding_id, padding));
+            mask.extend(std::iter::repeat_n(1, encoding.len()));
+            mask.extend(std::iter::repeat_n(0, padding));
+            type_ids.extend(encoding.get_type_ids().iter().map(|id| i64::from(*id)));
+            type_ids.extend(std::iter::repeat_n(0, padding));
+        }
+        Ok(Encoded { ids, mask, type_ids, rows, width })
+    }
+
+    /// The length in tokens that texts are truncated to.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+
+    /// The id that shorter texts of a batch are filled up with.
+    pub fn padding_id(&self) -> i64 {
+        self.padding_id
+    }
+
+    /// Tokenizes one text: a beginning of it that is long enough to decide every token that is kept.
+    fn encode(&self, text: &str) -> Result<tokenizers::Encoding, String> {
+        let lowered;
+        let text = if self.lowercase {
+            lowered = text.to_lowercase();
+            lowered.as_str()
+        } else {
+            text
+        };
+        let mut length = self.max_length.saturating_mul(FIRST_TRY_BYTES_PER_TOKEN).saturating_add(self.boundaries.guard());
+        loop {
+            let end = self.boundaries.end_of_word_from(text, length);
+            let encoding = self.inner.encode(&text[..end], true).map_err(|error| error.to_string())?;
+            if end == text.len() || self.boundaries.decided(&encoding, end) {
+                return Ok(encoding);
+            }
+            length = end.saturating_mul(TRY_GROWTH);
+        }
+    }
+}
+
+/// Parses `tokenizer.json`.
+fn deserialize(path: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer, ModelError> {
+    // Told apart first, so that a syntax error has a line and a wrong tokenizer has a reason.
+    let file = PathBuf::from(path);
+    if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
+        return Err(parse(path, bytes).err().unwrap_or(ModelError::BadTokenizer { path: file, reason: error.to_string() }));
+    }
+    tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| ModelError::BadTokenizer { path: file, reason: error.to_string() })
+}
+
+fn set_truncation(inner: &mut tokenizers::Tokenizer, path: &Path, max_length: usize) -> Result<(), ModelError> {
+    let special = inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
+    if special > max_length {
+        let reason = format!("{special} special tokens do not fit into the maximum length of {max_length}");
+        return Err(ModelError::BadTokenizer { path: path.to_path_buf(), reason });
+    }
+    let truncation = TruncationParams {
+        direction: TruncationDirection::Right,
+        max_length,
+        strategy: TruncationStrategy::LongestFirst,
+        stride: 0,
+    };
+    let set = inner.with_truncation(Some(truncation)).map(|_| ());
+    set.map_err(|error| ModelError::BadTokenizer { path: path.to_path_buf(), reason: error.to_string() })
+}
+
+fn refuse_left_truncation(config: &JsonFile) -> Result<(), ModelError> {
+    match config.string(&["truncation_side"])? {
+        Some("left") => {
+            let expected = "\"right\": truncation from the left is not supported";
+            Err(config.invalid("truncation_side", &Value::from("left"), expected))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The id of the padding token: the token that `tokenizer_config.json` names, else the one that `tokenizer.json` pads
+/// with, else `pad_token_id` of `config.json`.
+fn padding_id(inner: &tokenizers::Tokenizer, dir: &Path, config: Option<&JsonFile>, padding: &Value) -> Result<i64, ModelError> {
+    // A token is written as its text, or as an object with the text in `content`.
+    let named = config.and_then(|config| config.value(&["pad_token"])).and_then(|(_, token)| {
+        let content = token.get("content").unwrap_or(token);
+        inner.token_to_id(content.as_str()?).map(i64::from)
+    });
+    let padded = || padding.get("pad_id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok()).map(i64::from);
+    if let Some(id) = named.or_else(padded) {
+        return Ok(id);
+    }
+    let path = dir.join("config.json");
+    let model = JsonFile::read(&path)?;
+    let id = match &model {
+        Some(model) => model.integer(&["pad_token_id"], 0..=u32::MAX as usize)?,
+        None => None,
+    };
+    id.map(|id| id as i64).ok_or_else(|| ModelError::FieldMissing {
+        path,
+        field: "pad_token_id".to_owned(),
+        expected: "the id of the padding token, since neither tokenizer_config.json nor tokenizer.json names one".to_owned(),
+    })
+}
+
+/// Whether sentence-transformers lower-cases texts itself, before the tokenizer sees them.
+fn lowercase(dir: &Path) -> Result<bool, ModelError> {
+    match JsonFile::read(&dir.join("sentence_bert_config.json"))? {
+        Some(config) => Ok(config.boolean(&["do_lower_case"])?.unwrap_or(false)),
+        None => Ok(false),
+    }
+}
+
+fn bad(path: &Path, reason: &str) -> ModelError {
+    ModelError::BadTokenizer { path: path.to_path_buf(), reason: reason.to_owned() }
+}
