@@ -95,6 +95,8 @@ def mutate_message(chance, message):
 
 def mutate_bytes(chance, raw):
     """Change the message on the wire: cut it, flip bits, repeat or remove a piece, write over a piece."""
+    if not raw:
+        return raw
     raw = bytearray(raw)
     kind = chance.randrange(5)
     place = chance.randrange(len(raw))
