@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use expect_test::expect_file;
+use expect_test::{expect, expect_file};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, Kind, MessageDescriptor, ReflectMessage, Value};
 use proto::inference::ModelConfig;
@@ -54,6 +54,60 @@ fn printed_text_reads_back() {
         assert_same(&path, &again, &config);
         assert_eq!(pbtxt::print(&again), text, "{}", path.display());
     }
+}
+
+#[test]
+fn prints_for_readers() {
+    let text = r#"
+        ensemble_scheduling { step { model_version: -1 input_map { key: "TEXT" value: "text" } input_map { key: "A" value: "b" } } }
+        parameters { key: "pooling" value { string_value: "mean" } } parameters { key: "none" }
+        input { name: "é\"\001" dims: [ -1, 3 ] data_type: TYPE_FP16 reshape { } } input { } instance_group { kind: 9 }
+        model_warmup { inputs { key: "A" value { zero_data: false dims: 1 } } }
+    "#;
+    expect![[r#"
+        input [
+          {
+            name: "é\"\001"
+            data_type: TYPE_FP16
+            dims: [ -1, 3 ]
+            reshape { }
+          },
+          { }
+        ]
+        ensemble_scheduling {
+          step [
+            {
+              model_version: -1
+              input_map [
+                { key: "A" value: "b" },
+                { key: "TEXT" value: "text" }
+              ]
+            }
+          ]
+        }
+        instance_group [
+          {
+            kind: 9
+          }
+        ]
+        parameters [
+          { key: "none" value { } },
+          { key: "pooling" value { string_value: "mean" } }
+        ]
+        model_warmup [
+          {
+            inputs [
+              {
+                key: "A"
+                value {
+                  dims: [ 1 ]
+                  zero_data: false
+                }
+              }
+            ]
+          }
+        ]
+    "#]].assert_eq(&pbtxt::print(&pbtxt::parse(text, "written").unwrap()));
 }
 
 #[test]
