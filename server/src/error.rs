@@ -279,6 +279,8 @@ pub enum InferError {
     ClassificationType { datatype: DataType },
     #[error("classification output tensor too large: {elements} elements, expected at most {limit}")]
     ClassificationTooLarge { elements: usize, limit: usize },
+    #[error("output can't set both 'shared_memory_region' and 'classification'")]
+    ClassificationInSharedMemory,
 }
 
 /// What is wrong with a request's tensors.
