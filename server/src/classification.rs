@@ -204,9 +204,6 @@ mod tests {
         assert_eq!(texts(&classify(&most, None, 1, false).unwrap()), ["0:0"]);
         let elements = MAX_ELEMENTS + 1;
         let scores = output(DataType::Uint8, &[elements], vec![0; elements]);
-        assert_eq!(
-            classify(&scores, None, 1, false),
-            Err(InferError::ClassificationTooLarge { elements, limit: MAX_ELEMENTS })
-        );
+        assert_eq!(classify(&scores, None, 1, false), Err(InferError::ClassificationTooLarge { elements, limit: MAX_ELEMENTS }));
     }
 }

@@ -113,10 +113,9 @@ fn custom_parameter(name: &str, value: InferParameter) -> Result<Parameter, Infe
         Some(ParameterChoice::Int64Param(value)) => Ok(Parameter::Int64(value)),
         Some(ParameterChoice::StringParam(value)) => Ok(Parameter::String(value)),
         Some(ParameterChoice::DoubleParam(value)) => Ok(Parameter::Double(value)),
-        Some(ParameterChoice::Uint64Param(_)) | None => Err(InferError::ParameterType {
-            parameter: name.to_owned(),
-            expected: "int64_param, bool_param, or string_param",
-        }),
+        Some(ParameterChoice::Uint64Param(_)) | None => {
+            Err(InferError::ParameterType { parameter: name.to_owned(), expected: "int64_param, bool_param, or string_param" })
+        }
     }
 }
 
@@ -176,11 +175,9 @@ pub(crate) fn body(message: ModelInferRequest, head: Head, received_at: Timestam
 fn refuse_shared_memory(model: &str, tensor: &str, parameters: &BTreeMap<String, InferParameter>) -> Result<(), InferError> {
     match parameters.keys().find(|name| name.starts_with("shared_memory_")) {
         None => Ok(()),
-        Some(parameter) => Err(InferError::SharedMemory {
-            parameter: parameter.clone(),
-            tensor: tensor.to_owned(),
-            model: model.to_owned(),
-        }),
+        Some(parameter) => {
+            Err(InferError::SharedMemory { parameter: parameter.clone(), tensor: tensor.to_owned(), model: model.to_owned() })
+        }
     }
 }
 
@@ -250,7 +247,7 @@ fn typed_input(model: &str, tag: &RequestTag, mut input: InferInputTensor) -> Re
 
 /// The fields that hold elements, by the datatype that error texts call them, and whether the input's own
 /// datatype is written there.
-fn filled_fields(typed: &InferTensorContents, datatype: &str) -> impl Iterator<Item = (&'static str, bool)> {
+fn filled_fields(typed: &InferTensorContents, datatype: &str) -> impl Iterator<Item = (&'static str, bool)> + use<> {
     let fields = [
         ("BOOL", !typed.bool_contents.is_empty(), matches!(datatype, "BOOL")),
         ("INT32", !typed.int_contents.is_empty(), matches!(datatype, "INT8" | "INT16" | "INT32")),

@@ -93,10 +93,6 @@ impl FrontEnd {
 
     /// What the server says about itself.
     pub fn describe(&self) -> ServerDescription {
-        ServerDescription {
-            name: self.server_name.to_string(),
-            version: env!("CARGO_PKG_VERSION"),
-            extensions: &EXTENSIONS,
-        }
+        ServerDescription { name: self.server_name.to_string(), version: env!("CARGO_PKG_VERSION"), extensions: &EXTENSIONS }
     }
 }

@@ -88,6 +88,22 @@ pub(crate) fn not_built(rpc: &str) -> Status {
     status(Code::Unimplemented, &format!("{rpc} is not built yet"))
 }
 
+/// The status of a health check for a service that is not there.
+pub(crate) fn unknown_service(service: &str) -> Status {
+    status(Code::NotFound, &format!("there is no service or model '{service}'"))
+}
+
+/// The HTTP status of a failed request, by Triton's map of codes.
+pub(crate) fn http_code(error: &InferError) -> u16 {
+    match infer_code(error) {
+        Code::Internal => 500,
+        Code::NotFound => 404,
+        Code::Unavailable => 503,
+        Code::Unimplemented => 501,
+        _ => 400,
+    }
+}
+
 /// A code's name as the protocol writes it; error responses of a stream carry it.
 pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
@@ -144,7 +160,3 @@ fn status(code: Code, text: &str) -> Status {
     let shown = text.get(..end).unwrap_or_default();
     Status::new(code, format!("{shown}... ({} more bytes)", text.len() - end))
 }
-
-#[cfg(test)]
-#[path = "status_tests.rs"]
-mod tests;

@@ -37,9 +37,17 @@ const END_AT_ERROR: &str = "triton_grpc_error";
 
 /// One thing to be written.
 enum Outgoing {
-    Response { ticket: Arc<Ticket>, response: Box<InferResponse>, last: bool },
+    Response {
+        ticket: Arc<Ticket>,
+        response: Box<InferResponse>,
+        last: bool,
+    },
     EmptyFinal(Arc<Ticket>),
-    Failed { correlation: Correlation, error: InferError, last: bool },
+    Failed {
+        correlation: Correlation,
+        error: InferError,
+        last: bool,
+    },
     /// Ends the stream.
     End(Status),
 }
@@ -167,11 +175,8 @@ impl Reader {
     /// Submits one request, or answers it with what is wrong with it.
     fn take(&self, message: ModelInferRequest, permit: OwnedSemaphorePermit) {
         let received_at = clock::now();
-        let mut correlation = Correlation {
-            id: message.id.clone(),
-            model: message.model_name.clone(),
-            version: message.model_version.clone(),
-        };
+        let mut correlation =
+            Correlation { id: message.id.clone(), model: message.model_name.clone(), version: message.model_version.clone() };
         let refuse = |correlation, error| Outgoing::Failed { correlation, error, last: true };
         let (head, handle, under_way, message) = match self.begin(message, received_at) {
             Ok(begun) => begun,
@@ -239,9 +244,7 @@ impl StreamSink {
         match delivery {
             Delivery::Response { response, last } => Some(Outgoing::Response { ticket, response, last }),
             Delivery::Final => ticket.empty_final.then_some(Outgoing::EmptyFinal(ticket)),
-            Delivery::Failed { error, last } => {
-                Some(Outgoing::Failed { correlation: ticket.correlation.clone(), error, last })
-            }
+            Delivery::Failed { error, last } => Some(Outgoing::Failed { correlation: ticket.correlation.clone(), error, last }),
         }
     }
 }
