@@ -11,6 +11,19 @@ const LONGEST_NAME_BYTES: usize = 64;
 /// Messages with more fields than this are named instead of listed.
 const LONGEST_LIST: usize = 16;
 
+/// Names of data types elsewhere, without the prefix `TYPE_`, and what they are called here.
+const OTHER_NAMES: [(&str, &str); 9] = [
+    ("BYTES", "TYPE_STRING"),
+    ("STR", "TYPE_STRING"),
+    ("FLOAT", "TYPE_FP32"),
+    ("FLOAT16", "TYPE_FP16"),
+    ("FLOAT32", "TYPE_FP32"),
+    ("FLOAT64", "TYPE_FP64"),
+    ("BFLOAT16", "TYPE_BF16"),
+    ("HALF", "TYPE_FP16"),
+    ("DOUBLE", "TYPE_FP64"),
+];
+
 /// The name nearest to `name`, if one is near enough to be meant.
 pub(crate) fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     if name.is_empty() || name.len() > LONGEST_NAME_BYTES {
@@ -43,6 +56,14 @@ pub(crate) fn closest_field(name: &str, message: &MessageDescriptor) -> Option<S
 /// The value of `of` nearest to `name`.
 pub(crate) fn closest_value(name: &str, of: &EnumDescriptor) -> Option<String> {
     let values: Vec<_> = of.values().collect();
+    let upper = name.to_ascii_uppercase();
+    let bare = upper.strip_prefix("TYPE_").unwrap_or(&upper);
+    let synonym = OTHER_NAMES.iter().find(|(other, _)| bare == *other);
+    if let Some((_, meant)) = synonym
+        && values.iter().any(|value| value.name() == *meant)
+    {
+        return Some((*meant).to_owned());
+    }
     closest(name, values.iter().map(|value| value.name()))
 }
 

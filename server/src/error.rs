@@ -145,7 +145,9 @@ pub enum EnsembleProblem {
     DifferentDecoupled { ensemble: String, model: String },
     #[error("circular dependency between ensembles: {path}")]
     Circular { path: String },
-    #[error("ensemble '{ensemble}' depends on '{model}' which has no loaded version. Model '{model}' loading failed with error: {reason}")]
+    #[error(
+        "ensemble '{ensemble}' depends on '{model}' which has no loaded version. Model '{model}' loading failed with error: {reason}"
+    )]
     DependencyFailed { ensemble: String, model: String, reason: String },
     #[error("ensemble '{ensemble}' depends on '{model}' whose required version {version} is not loaded.")]
     DependencyVersion { ensemble: String, model: String, version: u64 },
@@ -240,7 +242,9 @@ pub enum InferError {
     ReservedParameter { parameter: String },
     #[error("invalid value for '{parameter}' parameter, expected >= 0")]
     NegativeParameter { parameter: String },
-    #[error("unexpected explicit tensor data for input tensor '{input}' for model '{model}' of type '{got}', expected datatype '{expected}'")]
+    #[error(
+        "unexpected explicit tensor data for input tensor '{input}' for model '{model}' of type '{got}', expected datatype '{expected}'"
+    )]
     ContentsType { input: String, model: String, got: &'static str, expected: String },
     #[error(
         "unexpected explicit tensor data for input tensor '{input}' for model '{model}' of type '{got}', binary data was already supplied."
@@ -252,7 +256,9 @@ pub enum InferError {
     ContentsAndRaw { input: String, model: String },
     #[error("expected {expected} entries in raw_input_contents for the inputs of model '{model}', got {got}")]
     RawCount { model: String, expected: usize, got: usize },
-    #[error("'{parameter}' of tensor '{tensor}' of model '{model}' is not supported by this server: shared memory is not built yet")]
+    #[error(
+        "'{parameter}' of tensor '{tensor}' of model '{model}' is not supported by this server: shared memory is not built yet"
+    )]
     SharedMemory { parameter: String, tensor: String, model: String },
     #[error("unexpected inference input '{input}' for model '{model}'")]
     UnexpectedInput { input: String, model: String },
@@ -311,7 +317,9 @@ pub enum RequestProblem {
     WrongShape { input: String, model: String, expected: Dims, got: WireShape, note: &'static str },
     #[error("All input dimensions should be specified for input '{input}' for model '{model}', got {got}")]
     UnspecifiedDim { input: String, model: String, got: WireShape },
-    #[error("input '{input}' for model '{model}' contains an invalid dimension {dim} in {got}, expected every dimension to be >= 0")]
+    #[error(
+        "input '{input}' for model '{model}' contains an invalid dimension {dim} in {got}, expected every dimension to be >= 0"
+    )]
     InvalidDim { input: String, model: String, dim: i64, got: WireShape },
     #[error("shape {got} of input '{input}' for model '{model}' causes total element count to exceed maximum size of {limit}")]
     TooManyElements { input: String, model: String, got: WireShape, limit: usize },

@@ -57,6 +57,7 @@ fn value(from: &FieldValue, kind: &Kind) -> Value {
         FieldValue::F32(value) => float(value.to_string().parse().unwrap_or(f64::from(*value))),
         FieldValue::F64(value) => float(*value),
         FieldValue::String(value) => Value::from(value.as_str()),
+        // No field of a configuration is of this kind.
         FieldValue::Bytes(value) => Value::from(String::from_utf8_lossy(value)),
         FieldValue::EnumNumber(number) => match kind {
             Kind::Enum(of) => of.get_value(*number).map_or(Value::from(*number), |value| Value::from(value.name())),

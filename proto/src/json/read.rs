@@ -7,7 +7,7 @@ use prost_reflect::{DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MapKe
 use serde_json::{Map, Value};
 
 use super::error::JsonError;
-use crate::schema::short_name;
+use crate::schema::{key_text, short_name};
 use crate::suggest;
 
 /// Longest value that an error repeats, in characters.
@@ -63,8 +63,9 @@ fn field_value(tree: &Value, field: &FieldDescriptor, path: &str) -> Result<Fiel
         for (text, tree) in object {
             let path = format!("{path}[{:?}]", shortened(text, LONGEST_QUOTE));
             let value = single(tree, &value_kind, &path)?;
-            if entries.insert(key(text, &key_kind, &path)?, value).is_some() {
-                return Err(JsonError::Clash { path, other: "another spelling of the same key".to_owned() });
+            let key = key(text, &key_kind, &path)?;
+            if entries.insert(key.clone(), value).is_some() {
+                return Err(JsonError::Clash { path, other: key_text(&key) });
             }
         }
         return Ok(FieldValue::Map(entries));

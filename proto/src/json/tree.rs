@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::error::JsonError;
 
-/// Levels of objects and lists. The deepest field of a configuration lies 14 levels down.
+/// Levels of objects and lists. The deepest list of a configuration lies 9 levels down.
 const MAX_DEPTH: usize = 64;
 
 /// Reads `text` to a tree.

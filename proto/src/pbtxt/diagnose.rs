@@ -1,7 +1,7 @@
 //! Turns an error of the text-format parser into one that names file position, field, expectation and remedy.
 //!
 //! prost-reflect keeps the kind of an error to itself: what it shows is a sentence and, as a diagnostic, the bytes
-//! it is about. Its sentences are taken apart here and nowhere else; the golden tests in `tests/it/bad.rs` fail if a
+//! it is about. Its sentences are taken apart here and nowhere else; the golden tests in `tests/it/bad_text.rs` fail if a
 //! new version words them differently.
 
 use std::ops::Range;
@@ -12,12 +12,9 @@ use prost_reflect::text_format::ParseError;
 
 use super::context;
 use super::error::PbtxtProblem;
-use super::tokens::{Fault, Token, WithColons, describe};
+use super::tokens::{Fault, LONGEST_QUOTE, Token, WithColons, describe, shortened};
 use crate::schema::short_name;
 use crate::suggest;
-
-/// Longest piece of the file that an error repeats, in characters.
-const LONGEST_QUOTE: usize = 40;
 
 /// The fault that `error` is about, and what was probably meant.
 pub(super) fn diagnose(
@@ -135,7 +132,6 @@ impl Place<'_> {
     fn unexpected(&self, sentence: &str) -> Diagnosis {
         let expected = match sentence.strip_prefix("expected ").and_then(|rest| rest.split_once(", but ")) {
             Some((expected, _)) => expected.replace('\'', "`"),
-            None if sentence.starts_with("whitespace is required") => "a number, or a space after it".to_owned(),
             None => format!("the text format of protobuf ({sentence})"),
         };
         let found = if self.span.start >= self.text.len() {
@@ -159,19 +155,9 @@ impl Place<'_> {
         let inside = written.strip_prefix(['"', '\'']).and_then(|rest| rest.strip_suffix(['"', '\'']));
         match (expected, inside) {
             ("a string", None) if is_name(written) && written.chars().count() <= LONGEST_QUOTE => Some(format!("\"{written}\"")),
-            ("an enum value" | "an integer" | "a number" | "`true` or `false`", Some(inside)) if is_name(inside) => {
-                Some(shortened(inside))
-            }
+            ("an enum value" | "`true` or `false`", Some(inside)) if is_name(inside) => Some(shortened(inside)),
+            ("an integer" | "a number", Some(inside)) if inside.parse::<f64>().is_ok() => Some(shortened(inside)),
             _ => None,
         }
     }
-}
-
-/// At most the beginning of a text, so that an error stays readable.
-fn shortened(text: &str) -> String {
-    if text.chars().count() <= LONGEST_QUOTE {
-        return text.to_owned();
-    }
-    let beginning: String = text.chars().take(LONGEST_QUOTE).collect();
-    format!("{beginning}...")
 }

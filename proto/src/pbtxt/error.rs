@@ -92,6 +92,12 @@ pub enum PbtxtProblem {
         /// The type of the field and its range.
         expected: String,
     },
+    /// Something that begins with a digit and is no number.
+    #[error("malformed number `{number}`, expected decimal digits, 0 and octal digits, 0x and hexadecimal digits, or a float")]
+    BadNumber {
+        /// The number as written.
+        number: String,
+    },
     /// A string that does not end in its line.
     #[error("unterminated string, expected {quote} before the end of the line")]
     UnterminatedString {

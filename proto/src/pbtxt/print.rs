@@ -41,19 +41,7 @@ fn field_value(field: &FieldDescriptor, value: &Value, level: usize, out: &mut S
             let Kind::Message(entry) = &kind else { return };
             let value_kind = entry.map_entry_value_field().kind();
             list(&schema::sorted_entries(entries), level, out, |(key, value), out| {
-                out.push_str("{\n");
-                line("key", &key_literal(key), level + 2, out);
-                match value {
-                    Value::Message(_) => {
-                        indent(level + 2, out);
-                        out.push_str("value ");
-                        braces(value, level + 2, out);
-                        out.push('\n');
-                    }
-                    _ => line("value", &scalar(value, &value_kind), level + 2, out),
-                }
-                indent(level + 1, out);
-                out.push('}');
+                entry_braces(&key_literal(key), value, &value_kind, level + 1, out);
             });
         }
         Value::Message(_) => {
@@ -79,6 +67,36 @@ fn list<T>(elements: &[T], level: usize, out: &mut String, element: impl Fn(&T, 
     out.push(']');
 }
 
+/// A map entry: in one line if its value is a scalar or a message of at most one line, as most are.
+fn entry_braces(key: &str, value: &Value, value_kind: &Kind, level: usize, out: &mut String) {
+    let mut inside = String::new();
+    let value = match value {
+        Value::Message(message) => {
+            fields(message, level + 2, &mut inside);
+            match inside.trim() {
+                "" => " { }".to_owned(),
+                line if !line.contains('\n') => format!(" {{ {line} }}"),
+                _ => String::new(),
+            }
+        }
+        _ => format!(": {}", scalar(value, value_kind)),
+    };
+    if !value.is_empty() {
+        out.push_str(&format!("{{ key: {key} value{value} }}"));
+        return;
+    }
+    out.push_str("{\n");
+    indent(level + 1, out);
+    out.push_str(&format!("key: {key}\n"));
+    indent(level + 1, out);
+    out.push_str("value {\n");
+    out.push_str(&inside);
+    indent(level + 1, out);
+    out.push_str("}\n");
+    indent(level, out);
+    out.push('}');
+}
+
 /// A message in braces, the closing one at `level`.
 fn braces(value: &Value, level: usize, out: &mut String) {
     let Value::Message(message) = value else { return };
@@ -92,14 +110,6 @@ fn braces(value: &Value, level: usize, out: &mut String) {
     out.push_str(&inside);
     indent(level, out);
     out.push('}');
-}
-
-fn line(name: &str, value: &str, level: usize, out: &mut String) {
-    indent(level, out);
-    out.push_str(name);
-    out.push_str(": ");
-    out.push_str(value);
-    out.push('\n');
 }
 
 fn indent(level: usize, out: &mut String) {

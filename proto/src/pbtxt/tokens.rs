@@ -6,7 +6,7 @@
 
 use super::error::PbtxtProblem;
 
-/// Levels of brackets. The deepest field of a configuration lies 17 levels down.
+/// Levels of brackets. The deepest list of a configuration lies 9 levels down.
 pub(super) const MAX_DEPTH: usize = 64;
 
 /// What a token is.
@@ -43,7 +43,7 @@ pub(super) type Fault = (usize, PbtxtProblem);
 /// Cuts `text` into tokens, leaving out space and comments.
 ///
 /// # Errors
-/// [`PbtxtProblem::UnterminatedString`] and [`PbtxtProblem::BadCharacter`].
+/// [`PbtxtProblem::UnterminatedString`], [`PbtxtProblem::BadNumber`] and [`PbtxtProblem::BadCharacter`].
 pub(super) fn lex(text: &str) -> Result<Vec<Token>, Fault> {
     let mut tokens = Vec::new();
     let mut at = 0;
@@ -68,7 +68,11 @@ pub(super) fn lex(text: &str) -> Result<Vec<Token>, Fault> {
             '{' | '}' | '[' | ']' | '<' | '>' | ':' | ',' | ';' | '-' | '.' | '/' => (Kind::Symbol(first), 1),
             _ => return Err((at, PbtxtProblem::BadCharacter { found: describe(first) })),
         };
-        tokens.push(Token { kind, start: at, end: at + length });
+        let token = Token { kind, start: at, end: at + length };
+        if kind == Kind::Number && !is_number(token.text(text)) {
+            return Err((at, PbtxtProblem::BadNumber { number: shortened(token.text(text)) }));
+        }
+        tokens.push(token);
         at += length;
     }
     Ok(tokens)
@@ -104,6 +108,44 @@ fn number_length(rest: &str) -> usize {
         before = letter;
     }
     rest.len()
+}
+
+/// Whether `text` is a number of the text format, an integer or a float.
+///
+/// Decimal numbers with a zero in front are refused, floats too: they could be meant as octal.
+fn is_number(text: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+    let no_leading_zero = |whole: &str| whole.len() == 1 || !whole.starts_with('0');
+    if let Some(hex) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        return !hex.is_empty() && hex.bytes().all(|digit| digit.is_ascii_hexdigit());
+    }
+    if digits(text) {
+        return no_leading_zero(text) || text.bytes().all(|digit| digit <= b'7');
+    }
+    let float = text.strip_suffix(['f', 'F']).unwrap_or(text);
+    let (mantissa, exponent) = match float.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, Some(exponent)),
+        None => (float, None),
+    };
+    let exponent_holds = exponent.is_none_or(|exponent| digits(exponent.strip_prefix(['+', '-']).unwrap_or(exponent)));
+    let mantissa_holds = match mantissa.split_once('.') {
+        Some(("", fraction)) => digits(fraction),
+        Some((whole, fraction)) => digits(whole) && no_leading_zero(whole) && (fraction.is_empty() || digits(fraction)),
+        None => digits(mantissa) && no_leading_zero(mantissa),
+    };
+    exponent_holds && mantissa_holds
+}
+
+/// Longest piece of the file that an error repeats, in characters.
+pub(super) const LONGEST_QUOTE: usize = 40;
+
+/// At most the beginning of a text, so that an error stays readable.
+pub(super) fn shortened(text: &str) -> String {
+    if text.chars().count() <= LONGEST_QUOTE {
+        return text.to_owned();
+    }
+    let beginning: String = text.chars().take(LONGEST_QUOTE).collect();
+    format!("{beginning}...")
 }
 
 /// A character so that it can be recognized when it cannot be seen.
@@ -228,6 +270,18 @@ mod tests {
             }
         }
         assert_eq!(original, (0..text.len()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn knows_numbers() {
+        for number in
+            ["0", "7", "10", "017", "00", "0x1f", "0XAB", "1.", ".5", "0.5", "1.5e3", "1e-3", "2E+9f", "3f", "0f", "1.f"]
+        {
+            assert!(is_number(number), "{number}");
+        }
+        for text in ["09", "08.5", "00.5", "0x", "0xg", "1.2.3", "1e", "1e+", "8x", "1_000", "1ff", "1..2", "0x1.8"] {
+            assert!(!is_number(text), "{text}");
+        }
     }
 
     #[test]

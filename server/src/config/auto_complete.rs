@@ -54,10 +54,7 @@ pub fn auto_complete(written: &mut wire::ModelConfig, auto: &AutoModel) {
         written.output = auto.outputs.iter().map(output).collect();
     }
     for (key, value) in &auto.parameters {
-        written
-            .parameters
-            .entry(key.clone())
-            .or_insert_with(|| wire::ModelParameter { string_value: value.clone() });
+        written.parameters.entry(key.clone()).or_insert_with(|| wire::ModelParameter { string_value: value.clone() });
     }
 }
 

@@ -12,9 +12,9 @@ use crate::tensor::TensorSpec;
 use super::batching::{self, DynamicBatching, QueuePolicy};
 use super::ensemble::EnsembleGraph;
 use super::instance_group::InstanceGroup;
+use super::tensors;
 use super::version_policy::VersionPolicy;
 use super::warmup::WarmupSample;
-use super::tensors;
 
 /// Largest `max_batch_size`; it keeps sums of rows far from overflow.
 const MAX_BATCH_SIZE: i32 = 1 << 20;
@@ -150,9 +150,11 @@ impl ModelConfig {
             Scheduling::Direct(policy) => *policy,
             Scheduling::Dynamic(dynamic) => {
                 let level = dynamic.level(priority);
-                dynamic.policies.get(level.saturating_sub(1)).copied().unwrap_or_else(|| {
-                    QueuePolicy::bounded(batching::default_queue_entries(self.max_batch_rows))
-                })
+                dynamic
+                    .policies
+                    .get(level.saturating_sub(1))
+                    .copied()
+                    .unwrap_or_else(|| QueuePolicy::bounded(batching::default_queue_entries(self.max_batch_rows)))
             }
             Scheduling::Ensemble(graph) => QueuePolicy::bounded(graph.max_requests),
         }
@@ -174,7 +176,9 @@ fn parse_backend(written: &wire::ModelConfig) -> Result<BackendKind, ConfigProbl
         ("builtin", "") => Ok(BackendKind::Builtin),
         ("candle", "") => Ok(BackendKind::Candle),
         ("" | "ensemble", "ensemble") | ("ensemble", "") => Ok(BackendKind::Ensemble),
-        ("", "") => Err(ConfigProblem::Missing { model: written.name.clone(), what: "'backend' (or 'platform' for an ensemble)" }),
+        ("", "") => {
+            Err(ConfigProblem::Missing { model: written.name.clone(), what: "'backend' (or 'platform' for an ensemble)" })
+        }
         (backend, platform) => Err(ConfigProblem::UnknownBackend {
             model: written.name.clone(),
             backend: backend.to_owned(),
@@ -273,10 +277,7 @@ fn parse_queue_bound(model: &str, specs: &Specs<'_>, problems: &mut Vec<ConfigPr
 fn ensemble_extras(written: &wire::ModelConfig) -> [(bool, EnsembleProblem); 3] {
     let ensemble = || written.name.clone();
     [
-        (
-            !written.instance_group.is_empty(),
-            EnsembleProblem::MustNotSpecify { ensemble: ensemble(), field: "instance group" },
-        ),
+        (!written.instance_group.is_empty(), EnsembleProblem::MustNotSpecify { ensemble: ensemble(), field: "instance group" }),
         (written.optimization.is_some(), EnsembleProblem::MustNotSpecify { ensemble: ensemble(), field: "optimization" }),
         (!written.model_warmup.is_empty(), EnsembleProblem::Warmup { ensemble: ensemble() }),
     ]

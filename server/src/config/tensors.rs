@@ -17,7 +17,12 @@ struct Declared<'a> {
 }
 
 /// Parses all inputs.
-pub(super) fn parse_inputs(model: &str, batching: bool, inputs: &[ModelInput], problems: &mut Vec<ConfigProblem>) -> Vec<TensorSpec> {
+pub(super) fn parse_inputs(
+    model: &str,
+    batching: bool,
+    inputs: &[ModelInput],
+    problems: &mut Vec<ConfigProblem>,
+) -> Vec<TensorSpec> {
     let mut parser = Parser::new(model, batching, TensorSide::Input);
     for input in inputs {
         let declared = Declared {
@@ -25,10 +30,7 @@ pub(super) fn parse_inputs(model: &str, batching: bool, inputs: &[ModelInput], p
             data_type: input.data_type,
             dims: &input.dims,
             reshape: input.reshape.as_ref(),
-            engine_only: [
-                (input.is_shape_tensor, "is_shape_tensor"),
-                (input.is_non_linear_format_io, "is_non_linear_format_io"),
-            ],
+            engine_only: [(input.is_shape_tensor, "is_shape_tensor"), (input.is_non_linear_format_io, "is_non_linear_format_io")],
         };
         let result = parser.parse(&declared).and_then(|spec| {
             check_format(input, &spec)?;
@@ -40,7 +42,12 @@ pub(super) fn parse_inputs(model: &str, batching: bool, inputs: &[ModelInput], p
 }
 
 /// Parses all outputs; the label files are read by whoever has the model's directory.
-pub(super) fn parse_outputs(model: &str, batching: bool, outputs: &[ModelOutput], problems: &mut Vec<ConfigProblem>) -> Vec<TensorSpec> {
+pub(super) fn parse_outputs(
+    model: &str,
+    batching: bool,
+    outputs: &[ModelOutput],
+    problems: &mut Vec<ConfigProblem>,
+) -> Vec<TensorSpec> {
     let mut parser = Parser::new(model, batching, TensorSide::Output);
     for output in outputs {
         let declared = Declared {
@@ -97,7 +104,10 @@ impl<'a> Parser<'a> {
         };
         for (is_set, field) in declared.engine_only {
             if is_set {
-                return Err(ConfigProblem::Unsupported { model: self.model.to_owned(), field: format!("{side} '{tensor}' {field}") });
+                return Err(ConfigProblem::Unsupported {
+                    model: self.model.to_owned(),
+                    field: format!("{side} '{tensor}' {field}"),
+                });
             }
         }
         if !self.names.insert(tensor.clone()) {

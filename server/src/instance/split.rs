@@ -14,7 +14,12 @@ use super::ServedVersion;
 ///
 /// # Errors
 /// The output does not have these rows.
-pub(super) fn take_rows(config: &ModelConfig, output: &TensorSpec, whole: &Tensor, rows: &Range<usize>) -> Result<Tensor, ExecuteError> {
+pub(super) fn take_rows(
+    config: &ModelConfig,
+    output: &TensorSpec,
+    whole: &Tensor,
+    rows: &Range<usize>,
+) -> Result<Tensor, ExecuteError> {
     let total = whole.shape().sizes().first().copied().unwrap_or(0);
     if whole.shape().rank() > 0 && rows.start == 0 && rows.end == total {
         return Ok(whole.clone());

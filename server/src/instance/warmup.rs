@@ -8,7 +8,9 @@ use crate::batch::Batch;
 use crate::clock;
 use crate::config::{WarmupInput, WarmupSample, WarmupSource};
 use crate::error::{InferError, LoadError};
-use crate::request::{BatchKey, Cancellation, Delivery, Entry, Parameters, RequestOptions, Responder, ResponseSink, ValidRequest};
+use crate::request::{
+    BatchKey, Cancellation, Delivery, Entry, Parameters, RequestOptions, Responder, ResponseSink, ValidRequest,
+};
 use crate::tensor::{Shape, Tensor, check_strings};
 
 use super::{Execution, ModelInstance, ServedVersion, split};
@@ -118,7 +120,8 @@ fn contents(served: &ServedVersion, input: &WarmupInput) -> Result<Bytes, String
             let path = served.model_directory.join("warmup").join(file);
             let bytes = std::fs::read(&path).map_err(|error| format!("unable to read 'warmup/{file}': {error}"))?;
             if input.datatype.element_bytes().is_none() {
-                check_strings(&bytes, count).map_err(|fault| format!("'warmup/{file}' does not hold {count} strings: {fault:?}"))?;
+                check_strings(&bytes, count)
+                    .map_err(|fault| format!("'warmup/{file}' does not hold {count} strings: {fault:?}"))?;
             }
             Ok(bytes.into())
         }

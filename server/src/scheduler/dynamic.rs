@@ -1,26 +1,168 @@
-//! Placeholder while the batcher is written.
+//! The task that drives a model's dynamic batcher.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::{DynamicBatching, ModelConfig};
+use tokio::sync::{Notify, mpsc};
+
+use crate::batch::Batch;
+use crate::clock::{self, Timestamp};
+use crate::config::DynamicBatching;
+use crate::error::{InferError, RequestTag};
 use crate::instance::InstancePool;
 use crate::observe::statistics::ModelStatistics;
 use crate::request::Entry;
 
-use super::Scheduler;
+use super::batcher::{DynamicBatcher, Room};
+use super::queue::Waiting;
+use super::{Scheduler, refuse};
 
-/// Dynamic.
-pub struct DynamicScheduler(super::direct::DirectScheduler);
+/// Entries taken from the channel at a time, so that a flood of arrivals does not keep batches from starting.
+const ARRIVALS_PER_TURN: usize = 256;
+
+/// Most entries on their way to the task, whatever the levels allow: a limit of the channel itself.
+const MAX_TRANSIT: usize = 1 << 20;
+
+/// Handle on the task: it passes entries on.
+pub struct DynamicScheduler {
+    sender: mpsc::Sender<Entry>,
+    statistics: Arc<ModelStatistics>,
+}
+
+/// The task: the only owner of the batcher, so there is no lock.
+struct Task {
+    batcher: DynamicBatcher<Entry>,
+    instances: InstancePool,
+    statistics: Arc<ModelStatistics>,
+    receiver: mpsc::Receiver<Entry>,
+    idle: Arc<Notify>,
+    preserve_ordering: bool,
+}
 
 impl DynamicScheduler {
-    /// Starts.
-    pub fn start(_config: &ModelConfig, _policy: DynamicBatching, instances: InstancePool, statistics: Arc<ModelStatistics>) -> Self {
-        Self(super::direct::DirectScheduler::new(instances, statistics))
+    /// Starts the task on the current tokio runtime. It ends when the handle is dropped and all that
+    /// waited has run.
+    pub fn start(policy: DynamicBatching, instances: InstancePool, statistics: Arc<ModelStatistics>) -> Self {
+        // The channel only passes entries on; the bounds that clients meet are those of the levels.
+        let capacity = policy.policies.iter().map(|level| level.max_entries.get()).fold(0, usize::saturating_add);
+        let (sender, receiver) = mpsc::channel(capacity.clamp(1, MAX_TRANSIT));
+        let idle = Arc::new(Notify::new());
+        let notify = Arc::clone(&idle);
+        instances.on_idle(move || notify.notify_one());
+        let task = Task {
+            preserve_ordering: policy.preserve_ordering,
+            batcher: DynamicBatcher::new(policy),
+            instances,
+            statistics: Arc::clone(&statistics),
+            receiver,
+            idle,
+        };
+        tokio::spawn(task.run());
+        Self { sender, statistics }
     }
 }
 
 impl Scheduler for DynamicScheduler {
     fn enqueue(&self, group: Vec<Entry>) {
-        self.0.enqueue(group);
+        for entry in group {
+            self.statistics.enter_queue();
+            if let Err(error) = self.sender.try_send(entry) {
+                self.statistics.leave_queue();
+                let (entry, stopped) = match error {
+                    mpsc::error::TrySendError::Full(entry) => (entry, false),
+                    mpsc::error::TrySendError::Closed(entry) => (entry, true),
+                };
+                let tag = RequestTag(entry.request.id.clone());
+                let error = if stopped { InferError::SchedulerStopped } else { InferError::QueueFull { tag } };
+                refuse(&self.statistics, entry, error, clock::now());
+            }
+        }
     }
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut arrivals = Vec::with_capacity(ARRIVALS_PER_TURN);
+        let mut open = true;
+        while open || !self.batcher.is_empty() {
+            let wakeup = self.batcher.next_wakeup(self.room());
+            tokio::select! {
+                received = self.receiver.recv_many(&mut arrivals, ARRIVALS_PER_TURN), if open => open = received > 0,
+                () = self.idle.notified() => {}
+                () = sleep_until(wakeup), if wakeup.is_some() => {}
+            }
+            self.accept(&mut arrivals);
+            self.dispatch();
+        }
+    }
+
+    fn accept(&mut self, arrivals: &mut Vec<Entry>) {
+        for mut entry in arrivals.drain(..) {
+            let priority = entry.request.options.priority;
+            let deadline = entry.deadline;
+            if self.batcher.delays(priority) {
+                // The deadline only moves the entry back in its queue; the instance must not refuse it.
+                entry.deadline = None;
+            }
+            let waiting = Waiting {
+                rows: entry.request.rows,
+                key: entry.request.batch_key.clone(),
+                queued_at: entry.queued_at,
+                deadline,
+                item: entry,
+            };
+            if let Err(entry) = self.batcher.push(priority, waiting) {
+                self.statistics.leave_queue();
+                let tag = RequestTag(entry.request.id.clone());
+                refuse(&self.statistics, entry, InferError::QueueFull { tag }, clock::now());
+            }
+        }
+    }
+
+    fn dispatch(&mut self) {
+        let now = clock::now();
+        for entry in self.batcher.expire(now) {
+            self.statistics.leave_queue();
+            refuse(&self.statistics, entry, InferError::Expired, now);
+        }
+        let mut gone = Vec::new();
+        let is_gone = |entry: &Entry| entry.responder.cancellation().is_cancelled();
+        while let Some(batch) = self.batcher.poll(now, self.room(), is_gone, &mut gone) {
+            if let Err(batch) = self.instances.try_submit(batch) {
+                // `room` said there was a place; a pool that has none is one whose instances are gone.
+                self.refuse_batch(batch);
+            }
+        }
+        for entry in gone {
+            self.statistics.leave_queue();
+            refuse(&self.statistics, entry, InferError::Cancelled, now);
+        }
+    }
+
+    fn refuse_batch(&self, batch: Batch<Entry>) {
+        let now = clock::now();
+        for member in batch {
+            self.statistics.leave_queue();
+            refuse(&self.statistics, member.item, InferError::SchedulerStopped, now);
+        }
+    }
+
+    /// While an instance runs, one batch may be ready behind it. Where answers must keep the order of
+    /// the requests, one batch is under way at a time.
+    fn room(&self) -> Room {
+        let (in_flight, instances) = (self.instances.in_flight(), self.instances.instances());
+        if self.preserve_ordering {
+            return if in_flight == 0 { Room::Idle } else { Room::None };
+        }
+        match in_flight {
+            batches if batches < instances => Room::Idle,
+            batches if batches < 2 * instances => Room::Behind,
+            _ => Room::None,
+        }
+    }
+}
+
+async fn sleep_until(wakeup: Option<Timestamp>) {
+    let delay = wakeup.map_or(Duration::MAX, |wakeup| wakeup.since(clock::now()));
+    tokio::time::sleep(delay).await;
 }

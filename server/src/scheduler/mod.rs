@@ -46,10 +46,15 @@ impl ModelHandle {
     /// Starts the scheduler of a model that runs on instances (any but an ensemble).
     ///
     /// Must be called within a tokio runtime: the dynamic batcher is one of its tasks.
-    pub fn over_instances(config: Arc<ModelConfig>, version: u64, statistics: Arc<ModelStatistics>, instances: InstancePool) -> Self {
+    pub fn over_instances(
+        config: Arc<ModelConfig>,
+        version: u64,
+        statistics: Arc<ModelStatistics>,
+        instances: InstancePool,
+    ) -> Self {
         let scheduler: Arc<dyn Scheduler> = match &config.scheduling {
             crate::config::Scheduling::Dynamic(policy) => {
-                Arc::new(dynamic::DynamicScheduler::start(&config, policy.clone(), instances, Arc::clone(&statistics)))
+                Arc::new(dynamic::DynamicScheduler::start(policy.clone(), instances, Arc::clone(&statistics)))
             }
             _ => Arc::new(direct::DirectScheduler::new(instances, Arc::clone(&statistics))),
         };

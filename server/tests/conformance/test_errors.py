@@ -293,6 +293,31 @@ def test_full_queue(repository):
         stub.ModelInfer(one("small_queue", "FP32", [1, 1], [0.0]), timeout=LIMIT_S)
 
 
+TIMEOUTS = {
+    "of the queue policy": ("dynamic_batching { default_queue_policy { default_timeout_microseconds: 100000 } }", {}),
+    "of the request": ("", {"timeout": 100_000}),
+    "of the request, with a batcher": ("dynamic_batching { }", {"timeout": 100_000}),
+}
+
+
+@pytest.mark.parametrize("case", TIMEOUTS)
+def test_queue_timeout(repository, case):
+    extra, parameters = TIMEOUTS[case]
+    write(repository, "patient", config(
+        "patient", "sleep", [("INPUT0", "FP32", [1])], [("OUTPUT0", "FP32", [1])], 1, extra=extra))
+    with Server(repository) as server:
+        stub = server.stub()
+        # The first request holds the instance for longer than the others may wait.
+        first = stub.ModelInfer.future(one("patient", "FP32", [1, 1], [1.5]), timeout=LIMIT_S)
+        others = [stub.ModelInfer.future(one("patient", "FP32", [1, 1], [0.0], parameters=parameters), timeout=LIMIT_S)
+                  for _ in range(5)]
+        for other in others:
+            with refused(UNAVAILABLE, r"^Request timeout expired$"):
+                other.result()
+        assert not first.done(), "the timeouts were noticed only when the instance was free"
+        first.result()
+
+
 def test_message_that_is_no_protobuf(zoo):
     call = zoo.channel().unary_unary("/inference.GRPCInferenceService/ModelInfer")
     with pytest.raises(grpc.RpcError) as caught:

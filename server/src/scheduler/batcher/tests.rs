@@ -1,0 +1,375 @@
+//! Scripts that pin which batch starts when, and properties that pin that nothing is lost.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+
+use crate::clock::Timestamp;
+use crate::config::{DynamicBatching, QueuePolicy, TimeoutAction};
+use crate::request::BatchKey;
+use crate::scheduler::queue::Waiting;
+
+use super::{DynamicBatcher, Room};
+
+fn policy(max_rows: usize) -> DynamicBatching {
+    let max_rows = NonZeroUsize::new(max_rows).unwrap();
+    let level = QueuePolicy::bounded(NonZeroUsize::new(4).unwrap());
+    DynamicBatching {
+        max_rows,
+        preferred_rows: vec![max_rows.get()],
+        max_queue_delay: Duration::ZERO,
+        preserve_ordering: false,
+        priority_levels: NonZeroUsize::MIN,
+        default_priority: 1,
+        policies: vec![level],
+    }
+}
+
+fn with_levels(mut policy: DynamicBatching, levels: usize) -> DynamicBatching {
+    policy.priority_levels = NonZeroUsize::new(levels).unwrap();
+    policy.policies = vec![policy.policies[0]; levels];
+    policy
+}
+
+fn at(millis: u64) -> Timestamp {
+    Timestamp::from_nanos(millis * 1_000_000)
+}
+
+/// Runs a script, one step a line, and compares what the batcher says to each:
+/// `push NAME [rows=N] [level=N] [key=N] [deadline=MS]`, `leave NAME`, `advance MS`, `poll idle|behind`,
+/// `expire`, `wakeup`. Times are in milliseconds since the start.
+fn check(policy: DynamicBatching, script: &str, expected: Expect) {
+    let mut batcher = DynamicBatcher::new(policy);
+    let mut now = 0u64;
+    let mut left: HashSet<String> = HashSet::new();
+    let mut log = String::new();
+    for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let value = |key: &str| words.iter().find_map(|word| word.strip_prefix(key)).map(|value| value.parse::<u64>().unwrap());
+        match words[0] {
+            "push" => {
+                let entry = Waiting {
+                    item: words[1].to_owned(),
+                    rows: value("rows=").unwrap_or(1) as usize,
+                    key: BatchKey(value("key=").map(|key| key as usize).into_iter().collect()),
+                    queued_at: at(now),
+                    deadline: value("deadline=").map(at),
+                };
+                if let Err(item) = batcher.push(value("level=").unwrap_or(0), entry) {
+                    writeln!(log, "{now}: {item} refused, queue full").unwrap();
+                }
+            }
+            "leave" => drop(left.insert(words[1].to_owned())),
+            "advance" => now += words[1].parse::<u64>().unwrap(),
+            "expire" => writeln!(log, "{now}: expired {:?}", batcher.expire(at(now))).unwrap(),
+            "wakeup" => {
+                let wakeup = batcher.next_wakeup(Room::Idle).map(|time| time.as_nanos() / 1_000_000);
+                writeln!(log, "{now}: wakeup {wakeup:?}").unwrap();
+            }
+            "poll" => {
+                let room = if words[1] == "idle" { Room::Idle } else { Room::Behind };
+                let mut gone = Vec::new();
+                let batch = batcher.poll(at(now), room, |item| left.contains(item), &mut gone);
+                let text = match batch {
+                    None => "nothing".to_owned(),
+                    Some(batch) => batch
+                        .into_iter()
+                        .map(|m| format!("{}[{}..{}]", m.item, m.rows.start, m.rows.end))
+                        .collect::<Vec<_>>()
+                        .join(" "),
+                };
+                let gone = if gone.is_empty() { String::new() } else { format!(" gone {gone:?}") };
+                writeln!(log, "{now}: {text}{gone}").unwrap();
+            }
+            other => panic!("unknown step {other}"),
+        }
+    }
+    expected.assert_eq(&log);
+}
+
+#[test]
+fn an_idle_instance_never_waits_without_a_delay() {
+    check(
+        policy(4),
+        "push a
+         poll idle
+         poll idle
+         push b rows=2
+         push c
+         poll behind
+         poll idle",
+        expect![[r#"
+            0: a[0..1]
+            0: nothing
+            0: nothing
+            0: b[0..2] c[2..3]
+        "#]],
+    );
+}
+
+#[test]
+fn a_full_batch_may_wait_behind_a_running_one() {
+    check(
+        policy(2),
+        "push a
+         push b
+         push c
+         poll behind
+         poll behind",
+        expect![[r#"
+            0: a[0..1] b[1..2]
+            0: nothing
+        "#]],
+    );
+}
+
+#[test]
+fn requests_are_never_split() {
+    check(
+        policy(4),
+        "push a rows=3
+         push b rows=2
+         push c
+         poll idle
+         poll idle",
+        expect![[r#"
+            0: a[0..3]
+            0: b[0..2] c[2..3]
+        "#]],
+    );
+}
+
+#[test]
+fn the_delay_runs_from_the_oldest_request() {
+    let mut policy = policy(8);
+    policy.max_queue_delay = Duration::from_millis(5);
+    policy.preferred_rows = vec![4, 8];
+    check(
+        policy,
+        "push a
+         poll idle
+         wakeup
+         advance 3
+         push b
+         poll idle
+         advance 2
+         poll idle
+         push c rows=2
+         push d rows=2
+         poll idle",
+        expect![[r#"
+            0: nothing
+            0: wakeup Some(5)
+            3: nothing
+            5: a[0..1] b[1..2]
+            5: c[0..2] d[2..4]
+        "#]],
+    );
+}
+
+#[test]
+fn other_shapes_do_not_hold_up_a_batch() {
+    check(
+        policy(4),
+        "push a key=1
+         push b key=2
+         push c key=1
+         push d key=2
+         poll idle
+         poll idle",
+        expect![[r#"
+            0: a[0..1] c[1..2]
+            0: b[0..1] d[1..2]
+        "#]],
+    );
+}
+
+#[test]
+fn with_preserved_order_nothing_overtakes() {
+    let mut policy = policy(4);
+    policy.preserve_ordering = true;
+    check(
+        policy,
+        "push a key=1
+         push b key=2
+         push c key=1
+         poll idle
+         poll idle
+         poll idle",
+        expect![[r#"
+            0: a[0..1]
+            0: b[0..1]
+            0: c[0..1]
+        "#]],
+    );
+}
+
+#[test]
+fn higher_levels_go_first_and_bounds_hold_per_level() {
+    check(
+        with_levels(policy(8), 2),
+        "push low level=2
+         push high level=1
+         push default level=9
+         poll idle
+         push a level=2
+         push b level=2
+         push c level=2
+         push d level=2
+         push e level=2
+         push f level=1",
+        expect![[r#"
+            0: high[0..1] default[1..2] low[2..3]
+            0: e refused, queue full
+        "#]],
+    );
+}
+
+#[test]
+fn late_requests_are_refused_or_served_last() {
+    check(
+        policy(1),
+        "push a deadline=5
+         push b
+         wakeup
+         advance 5
+         expire
+         poll idle",
+        expect![[r#"
+            0: wakeup Some(0)
+            5: expired ["a"]
+            5: b[0..1]
+        "#]],
+    );
+    let mut delay = policy(1);
+    delay.policies[0].action = TimeoutAction::Delay;
+    check(
+        delay,
+        "push a deadline=5
+         push b
+         advance 5
+         expire
+         poll idle
+         poll idle",
+        expect![[r#"
+            5: expired []
+            5: b[0..1]
+            5: a[0..1]
+        "#]],
+    );
+}
+
+#[test]
+fn who_has_left_takes_no_place() {
+    check(
+        policy(2),
+        "push a
+         push b
+         push c
+         leave a
+         leave b
+         poll idle",
+        expect![[r#"
+            0: c[0..1] gone ["a", "b"]
+        "#]],
+    );
+}
+
+/// One step of the property test.
+#[derive(Clone, Debug)]
+enum Step {
+    Push { rows: usize, level: u64, key: usize, deadline: Option<u64> },
+    Leave(usize),
+    Advance(u64),
+    Poll(Room),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0usize..5, 0u64..4, 0usize..3, proptest::option::of(0u64..20))
+            .prop_map(|(rows, level, key, deadline)| Step::Push { rows, level, key, deadline }),
+        1 => (0usize..50).prop_map(Step::Leave),
+        1 => (0u64..4).prop_map(Step::Advance),
+        3 => prop_oneof![Just(Room::Idle), Just(Room::Behind), Just(Room::None)].prop_map(Step::Poll),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_lost_doubled_or_overfilled(
+        steps in proptest::collection::vec(step(), 1..120),
+        levels in 1usize..4,
+        delay in 0u64..6,
+        preserve in any::<bool>(),
+        delays in any::<bool>(),
+    ) {
+        let mut policy = with_levels(policy(4), levels);
+        policy.max_queue_delay = Duration::from_millis(delay);
+        policy.preserve_ordering = preserve && levels == 1;
+        if delays {
+            policy.policies.iter_mut().for_each(|level| level.action = TimeoutAction::Delay);
+        }
+        let mut batcher = DynamicBatcher::new(policy.clone());
+        let (mut now, mut next, mut waiting) = (0u64, 0usize, HashSet::new());
+        let mut left: HashSet<usize> = HashSet::new();
+        // The order of arrival of what was batched, per level and key, to check first in, first out.
+        let mut facts: Vec<(usize, usize, bool)> = Vec::new();
+        let mut last_served: std::collections::HashMap<(usize, usize), usize> = std::collections::HashMap::new();
+        for round in 0..steps.len() + 400 {
+            let step = steps.get(round).cloned().unwrap_or_else(|| {
+                now += 100;
+                Step::Poll(Room::Idle)
+            });
+            match step {
+                Step::Push { rows, level, key, deadline } => {
+                    let entry = Waiting {
+                        item: next, rows, key: BatchKey(vec![key]), queued_at: at(now),
+                        deadline: deadline.map(|after| at(now + after)),
+                    };
+                    facts.push((policy.level(level), key, deadline.is_some()));
+                    if batcher.push(level, entry).is_ok() {
+                        waiting.insert(next);
+                    }
+                    next += 1;
+                }
+                Step::Leave(item) => drop(left.insert(item)),
+                Step::Advance(millis) => now += millis,
+                Step::Poll(room) => {
+                    for item in batcher.expire(at(now)) {
+                        prop_assert!(waiting.remove(&item));
+                        prop_assert!(facts[item].2 && !delays);
+                    }
+                    let mut gone = Vec::new();
+                    let batch = batcher.poll(at(now), room, |item| left.contains(item), &mut gone);
+                    for item in gone {
+                        prop_assert!(left.contains(&item) && waiting.remove(&item));
+                    }
+                    if let Some(batch) = batch {
+                        prop_assert!(room != Room::None);
+                        prop_assert!(batch.rows() <= 4 || batch.len() == 1);
+                        prop_assert!(batch.len() <= 4);
+                        let key = facts[batch.members()[0].item].1;
+                        for member in batch.members() {
+                            let (level, own, has_deadline) = facts[member.item];
+                            prop_assert_eq!(own, key);
+                            prop_assert!(!left.contains(&member.item));
+                            prop_assert!(waiting.remove(&member.item));
+                            if !has_deadline {
+                                let last = last_served.entry((level, own)).or_insert(0);
+                                prop_assert!(*last <= member.item);
+                                *last = member.item;
+                            }
+                        }
+                    }
+                    prop_assert_eq!(batcher.len(), waiting.len());
+                }
+            }
+        }
+        prop_assert!(batcher.is_empty());
+        prop_assert_eq!(batcher.next_wakeup(Room::Idle).filter(|time| *time > at(now)), None);
+    }
+}
