@@ -193,6 +193,10 @@ pub enum LoadError {
     UnknownBuiltin { model: String, kind: String, known: &'static str },
     #[error("parameter '{parameter}' of model '{model}' must be {expected}, got '{got}'")]
     Parameter { model: String, parameter: String, expected: &'static str, got: String },
+    #[error("builtin model '{kind}' has no parameter '{parameter}' (model '{model}'); it takes: {known}")]
+    UnknownParameter { model: String, kind: &'static str, parameter: String, known: String },
+    #[error("model '{model}' does not suit '{kind}', which needs {expected}; its configuration has {got}")]
+    Signature { model: String, kind: &'static str, expected: String, got: String },
     #[error("instance group of model '{model}' asks for {kind}, but {reason}")]
     Device { model: String, kind: &'static str, reason: String },
     #[error("failed to run warmup sample '{sample}': {reason}")]
@@ -301,6 +305,8 @@ pub enum InferError {
     ClassificationType { datatype: DataType },
     #[error("classification output tensor too large: {elements} elements, expected at most {limit}")]
     ClassificationTooLarge { elements: usize, limit: usize },
+    #[error("output can't set both 'shared_memory_region' and 'classification'")]
+    ClassificationInSharedMemory,
 }
 
 /// What is wrong with a request's tensors.

@@ -1,1 +1,232 @@
-//! Owns the model repository.
+//! Owns the model repository: which models there are, which versions serve, and how they come and go.
+//! May import the words, `config`, `scheduler`, `instance`, `observe` and the written configurations of
+//! `proto`; must never import `grpc`, `http` or tonic.
+//!
+//! **Invariant:** requests see one immutable [`Table`], replaced in one store. A load builds the new versions
+//! beside those that serve, and the store is its last step; what fails before it changes nothing for clients.
+//! **Invariant:** the lock on the records is never held while a model is opened, dropped or called.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use tokio::sync::{Semaphore, watch};
+
+use crate::error::{ControlError, InferError};
+use crate::observe::metrics;
+use crate::observe::statistics::ModelStatistics;
+use crate::request::VersionChoice;
+use crate::scheduler::{ComposingModels, ModelHandle};
+
+mod definition;
+mod dependencies;
+mod index;
+mod lifecycle;
+mod loading;
+mod overrides;
+mod records;
+mod scan;
+mod table;
+#[cfg(test)]
+mod tests;
+mod zero_config;
+
+pub use definition::read_directory;
+pub use index::IndexEntry;
+pub use records::VersionState;
+
+use lifecycle::Gates;
+use records::Records;
+use table::Table;
+
+/// How models come to be loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControlMode {
+    /// Every model of the repositories is loaded at start-up, and that is all.
+    None,
+    /// The listed models are loaded at start-up, and clients load and unload others.
+    Explicit,
+}
+
+/// Where models come from and how they are loaded.
+#[derive(Clone, Debug)]
+pub struct RepositoryOptions {
+    /// Model repositories; each may also be a single Hugging Face directory.
+    pub roots: Vec<PathBuf>,
+    /// How models come to be loaded.
+    pub control_mode: ControlMode,
+    /// Models to load at start-up in explicit mode; `*` stands for all.
+    pub startup_models: Vec<String>,
+    /// Most model versions that are opened side by side.
+    pub load_threads: NonZeroUsize,
+    /// Whether a start-up model that failed keeps the server from being ready.
+    pub strict_readiness: bool,
+    /// Prefer `configs/<name>.pbtxt` of a model to its `config.pbtxt`.
+    pub config_name: Option<String>,
+    /// Whether what a configuration leaves out is filled in from the model's files.
+    pub auto_complete: bool,
+}
+
+impl RepositoryOptions {
+    /// All models of these roots, with the defaults of the command line.
+    pub fn new(roots: Vec<PathBuf>) -> Self {
+        const LOAD_THREADS: NonZeroUsize = NonZeroUsize::new(4).unwrap();
+        Self {
+            roots,
+            control_mode: ControlMode::None,
+            startup_models: Vec::new(),
+            load_threads: LOAD_THREADS,
+            strict_readiness: true,
+            config_name: None,
+            auto_complete: true,
+        }
+    }
+}
+
+/// What a load request may bring along.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadParameters {
+    /// A whole model configuration as JSON, in place of the one on disk.
+    pub config: Option<String>,
+    /// The model's files by path below its directory (`1/model.safetensors`, without the prefix `file:`), in
+    /// place of all that is on disk.
+    pub files: BTreeMap<String, Bytes>,
+}
+
+/// Every model that could not be loaded at start-up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", describe_failures(.failures))]
+pub struct StartupError {
+    /// Models and why each failed; at least one. A repository that cannot be read stands under its path.
+    pub failures: Vec<(String, String)>,
+}
+
+fn describe_failures(failures: &[(String, String)]) -> String {
+    let lines: Vec<String> = failures.iter().map(|(model, reason)| format!("{model}: {}", reason.trim_end())).collect();
+    format!("{} failed to load at start-up:\n{}", if lines.len() == 1 { "one model" } else { "several models" }, lines.join("\n"))
+}
+
+/// Statistics of one version that is ready.
+#[derive(Clone, Debug)]
+pub struct VersionStatistics {
+    /// Model.
+    pub model: String,
+    /// Version.
+    pub version: u64,
+    /// Its counts.
+    pub statistics: Arc<ModelStatistics>,
+}
+
+/// The model repository.
+pub struct Repository {
+    options: RepositoryOptions,
+    /// Itself, for what outlives a call: tasks that load, and versions that report that they are gone.
+    this: Weak<Repository>,
+    table: ArcSwap<Table>,
+    records: Mutex<Records>,
+    gates: Gates,
+    permits: Arc<Semaphore>,
+    generations: AtomicU64,
+    startup_done: AtomicBool,
+    exiting: AtomicBool,
+    changes: watch::Sender<u64>,
+}
+
+impl Repository {
+    /// A repository of which nothing is loaded yet.
+    pub fn new(options: RepositoryOptions) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            permits: Arc::new(Semaphore::new(options.load_threads.get())),
+            options,
+            this: this.clone(),
+            table: ArcSwap::default(),
+            records: Mutex::default(),
+            gates: Gates::default(),
+            generations: AtomicU64::new(1),
+            startup_done: AtomicBool::new(false),
+            exiting: AtomicBool::new(false),
+            changes: watch::channel(0).0,
+        })
+    }
+
+    /// The model version that serves now. Takes no lock.
+    ///
+    /// # Errors
+    /// [`InferError::UnknownModel`], [`InferError::UnknownVersion`], [`InferError::NoAvailableVersions`] and
+    /// [`InferError::VersionNotReady`].
+    pub fn resolve(&self, model: &str, version: VersionChoice) -> Result<Arc<ModelHandle>, InferError> {
+        self.table.load().resolve(model, version)
+    }
+
+    /// The ready versions of a model, ascending.
+    ///
+    /// # Errors
+    /// [`InferError::UnknownModel`], [`InferError::NoAvailableVersions`].
+    pub fn versions(&self, model: &str) -> Result<Vec<u64>, InferError> {
+        self.table.load().versions(model)
+    }
+
+    /// Whether this version is ready and has an instance that works. A model that is not known is not ready.
+    pub fn model_ready(&self, model: &str, version: VersionChoice) -> bool {
+        self.table.load().is_working(model, version)
+    }
+
+    /// Whether [`Repository::load_startup`] has ended, well or not.
+    pub fn is_startup_done(&self) -> bool {
+        self.startup_done.load(Ordering::Acquire)
+    }
+
+    /// Whether the start-up set is loaded and works. Later loads and unloads do not change it; a start-up model
+    /// none of whose instances works any more does, and under strict readiness one that failed to load.
+    pub fn is_ready(&self) -> bool {
+        self.is_startup_done() && !self.exiting.load(Ordering::Acquire) && self.table.load().required_work()
+    }
+
+    /// Changes whenever a version or the readiness of the server does; the value itself means nothing.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Statistics of the ready versions: of all models where `model` is empty, of all versions where `version` is
+    /// [`VersionChoice::Latest`].
+    ///
+    /// # Errors
+    /// [`ControlError::StatisticsModel`], [`ControlError::StatisticsVersion`].
+    pub fn statistics(&self, model: &str, version: VersionChoice) -> Result<Vec<VersionStatistics>, ControlError> {
+        self.table.load().statistics(model, version)
+    }
+
+    /// The counters of every version, loaded or not, as a Prometheus page.
+    pub fn render_metrics(&self) -> String {
+        let series = self.lock().series();
+        metrics::render(&series)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Records> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the records, and publishes what came of it in one store.
+    fn change<R>(&self, change: impl FnOnce(&mut Records) -> R) -> R {
+        let mut records = self.lock();
+        let result = change(&mut records);
+        let old = self.table.swap(Arc::new(records.table()));
+        let retired = records.take_retired();
+        drop(records);
+        // Dropping a version may run its last instance's farewell, which takes the lock again.
+        drop(old);
+        drop(retired);
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+        result
+    }
+}
+
+impl ComposingModels for Repository {
+    fn resolve(&self, model: &str, version: VersionChoice) -> Result<Arc<ModelHandle>, InferError> {
+        Repository::resolve(self, model, version)
+    }
+}
