@@ -35,6 +35,10 @@ fn with_levels(mut policy: DynamicBatching, levels: usize) -> DynamicBatching {
     policy
 }
 
+fn at(millis: u64) -> Timestamp {
+    Timestamp::from_nanos(millis * 1_000_000)
+}
+
 /// Runs a script, one step a line, and compares what the batcher says to each:
 /// `push NAME [rows=N] [level=N] [key=N] [deadline=MS]`, `leave NAME`, `advance MS`, `poll idle|behind`,
 /// `expire`, `wakeup`. Times are in milliseconds since the start.
@@ -43,7 +47,6 @@ fn check(policy: DynamicBatching, script: &str, expected: Expect) {
     let mut now = 0u64;
     let mut left: HashSet<String> = HashSet::new();
     let mut log = String::new();
-    let at = |millis: u64| Timestamp::from_nanos(millis * 1_000_000);
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let value = |key: &str| words.iter().find_map(|word| word.strip_prefix(key)).map(|value| value.parse::<u64>().unwrap());
@@ -311,7 +314,6 @@ proptest! {
             policy.policies.iter_mut().for_each(|level| level.action = TimeoutAction::Delay);
         }
         let mut batcher = DynamicBatcher::new(policy.clone());
-        let at = |millis: u64| Timestamp::from_nanos(millis * 1_000_000);
         let (mut now, mut next, mut waiting) = (0u64, 0usize, HashSet::new());
         let mut left: HashSet<usize> = HashSet::new();
         // The order of arrival of what was batched, per level and key, to check first in, first out.
