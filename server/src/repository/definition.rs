@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::config::{BackendKind, ModelConfig, Scheduling, auto_complete};
 use crate::error::{ConfigProblem, LoadError};
-use crate::instance::{Described, describe};
+use crate::instance::{Described, describe, is_hub_directory};
 
 use super::scan::{self, Fingerprint, Location, Reading};
 use super::zero_config::{self, MODEL_PARAMETER, Part};
@@ -166,7 +166,7 @@ impl Reading {
                 hint: "; auto-complete, which would derive it, is turned off",
             });
         }
-        if let Some(newest) = newest.filter(|newest| scan::is_hub_directory(newest))
+        if let Some(newest) = newest.filter(|newest| is_hub_directory(newest))
             && let Some(described) = describe(newest)?
         {
             let written = zero_config::configuration(source.base(), source.location.part, &described);
@@ -200,7 +200,7 @@ fn fill_backend(written: &mut wire::ModelConfig, name: &str, newest: Option<&Pat
         "ensemble".clone_into(&mut written.platform);
     } else if let Some(backend) = suffix_backend(name) {
         backend.clone_into(&mut written.backend);
-    } else if newest.is_some_and(|newest| scan::is_hub_directory(newest)) {
+    } else if newest.is_some_and(|newest| is_hub_directory(newest)) {
         "candle".clone_into(&mut written.backend);
     }
 }
@@ -263,7 +263,7 @@ fn read_labels(config: &mut ModelConfig, directory: &Path, described: Option<&De
 /// What keeps the directory from being served.
 pub fn read_directory(directory: &Path, config_name: Option<&str>, auto_complete: bool) -> Result<Vec<ModelConfig>, LoadError> {
     let name = scan::directory_name(directory).unwrap_or_default();
-    let is_hub = scan::is_hub_directory(directory);
+    let is_hub = is_hub_directory(directory);
     let root = if is_hub { directory.to_owned() } else { directory.join("..") };
     let reading = Reading { roots: vec![root], config_name: config_name.map(str::to_owned), auto_complete };
     if !directory.is_dir() {

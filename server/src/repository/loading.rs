@@ -23,6 +23,12 @@ use super::table::Live;
 /// Time between two lines about a load that takes long.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Most batches that wait for the instances of a model; the room for them is taken when the model is loaded.
+const MAX_QUEUE_BATCHES: usize = 1 << 20;
+
+/// What opening the versions of a model comes to: all of them, or those that failed with their reasons.
+type OpenResult = Result<Vec<(u64, Opened)>, Vec<(u64, LoadError)>>;
+
 /// A version that could take requests.
 pub(super) struct Opened {
     pub(super) generation: u64,
@@ -96,11 +102,7 @@ impl Repository {
     ///
     /// # Errors
     /// The versions that could not be opened, each with its reason; those that could are closed again.
-    pub(super) async fn open(
-        &self,
-        definition: &Arc<Definition>,
-        failures: &BTreeMap<String, String>,
-    ) -> Result<Vec<(u64, Opened)>, Vec<(u64, LoadError)>> {
+    pub(super) async fn open(&self, definition: &Arc<Definition>, failures: &BTreeMap<String, String>) -> OpenResult {
         if definition.config.backend == BackendKind::Ensemble {
             return self.open_ensemble(definition, failures);
         }
@@ -143,11 +145,7 @@ impl Repository {
         }
     }
 
-    fn open_ensemble(
-        &self,
-        definition: &Arc<Definition>,
-        failures: &BTreeMap<String, String>,
-    ) -> Result<Vec<(u64, Opened)>, Vec<(u64, LoadError)>> {
+    fn open_ensemble(&self, definition: &Arc<Definition>, failures: &BTreeMap<String, String>) -> OpenResult {
         let mut opened = Vec::new();
         for version in definition.versions.keys() {
             let started = clock::now();
@@ -158,7 +156,8 @@ impl Repository {
             let generation = self.next_number();
             let statistics: Arc<ModelStatistics> = Arc::default();
             let composers: Arc<dyn ComposingModels> = Arc::new(Composers(self.this.clone()));
-            let scheduler = ensemble_scheduler(&config, *version, &statistics, composers);
+            let scheduler =
+                ensemble_scheduler(&config, *version, &statistics, composers).map_err(|error| vec![(*version, error)])?;
             let scheduler = WatchedScheduler { scheduler, _farewell: self.farewell(definition, *version, generation) };
             let handle = ModelHandle::new(Arc::clone(&config), *version, Arc::clone(&statistics), Arc::new(scheduler));
             let live = Live { handle: Arc::new(handle), instances: None };
@@ -183,7 +182,7 @@ impl Repository {
             let handle = self.resolve(model, version)?;
             Ok(Composing { config: Arc::clone(&handle.config) })
         };
-        let is_decoupled = check_graph(graph, config, &resolve)?;
+        let is_decoupled = graph.check(config, &resolve)?.decoupled;
         if is_decoupled == config.decoupled {
             return Ok(Arc::clone(config));
         }
@@ -269,7 +268,13 @@ async fn wait(task: JoinHandle<Result<Opened, LoadError>>, model: &str, version:
 /// queue itself and prepares one batch per instance while another runs.
 fn queue_batches(config: &ModelConfig) -> usize {
     match &config.scheduling {
-        Scheduling::Direct(policy) => policy.max_entries.get(),
+        Scheduling::Direct(policy) => {
+            let entries = policy.max_entries.get();
+            if entries > MAX_QUEUE_BATCHES {
+                tracing::warn!(model = %config.name, entries, limit = MAX_QUEUE_BATCHES, "the queue is shorter than configured");
+            }
+            entries.min(MAX_QUEUE_BATCHES)
+        }
         Scheduling::Dynamic(_) | Scheduling::Ensemble(_) => {
             let instances: usize = config.instance_groups.iter().map(|group| group.count).sum();
             instances.saturating_mul(2).max(1)
@@ -281,4 +286,13 @@ fn queue_batches(config: &ModelConfig) -> usize {
 pub(super) fn device(config: &ModelConfig) -> &'static str {
     let kinds = config.instance_groups.iter().map(|group| &group.kind);
     kinds.map(|kind| if matches!(kind, InstanceKind::Gpu(_)) { "gpu" } else { "cpu" }).max().unwrap_or("none")
+}
+
+fn ensemble_scheduler(
+    config: &Arc<ModelConfig>,
+    _version: u64,
+    _statistics: &Arc<ModelStatistics>,
+    _composers: Arc<dyn ComposingModels>,
+) -> Result<Arc<dyn Scheduler>, LoadError> {
+    Err(LoadError::Backend { model: config.name.to_string(), reason: "ensembles cannot be run yet".to_owned() })
 }

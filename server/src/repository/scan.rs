@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use crate::error::LoadError;
+use crate::instance::{describe, is_hub_directory};
 
 use super::zero_config::Part;
 
@@ -104,7 +105,10 @@ impl Reading {
     fn is_split(&self, directory: &Path, is_hub: bool) -> bool {
         self.auto_complete
             && self.config_file(directory).is_none()
-            && self.zero_config_directory(directory, is_hub).is_some_and(|files| files.join("tokenizer.json").is_file())
+            && self.zero_config_directory(directory, is_hub).is_some_and(|files| {
+                // What is wrong with broken files is said by the load of the whole.
+                describe(&files).is_ok_and(|described| described.is_some_and(|described| described.tokenizer.is_some()))
+            })
     }
 
     /// The Hugging Face directory behind a model that has no configuration.
@@ -133,14 +137,6 @@ fn is_plain_name(name: &str) -> bool {
 pub(super) fn directory_name(directory: &Path) -> Option<String> {
     let written = directory.file_name().map(|name| name.to_string_lossy().into_owned());
     written.or_else(|| directory.canonicalize().ok()?.file_name().map(|name| name.to_string_lossy().into_owned()))
-}
-
-/// Whether a directory holds a model as Hugging Face lays it out: a description and safetensors.
-pub(super) fn is_hub_directory(directory: &Path) -> bool {
-    directory.join("config.json").is_file()
-        && std::fs::read_dir(directory).is_ok_and(|entries| {
-            entries.flatten().any(|entry| Path::new(&entry.file_name()).extension().is_some_and(|suffix| suffix == "safetensors"))
-        })
 }
 
 /// Directories directly below, by name; links are followed and hidden ones left out.
