@@ -45,7 +45,7 @@ pub enum KernelError {
         /// The argument of the operation.
         argument: &'static str,
         /// The device of the argument.
-        device: String,
+        device: &'static str,
     },
     /// A product of dimensions does not fit in memory's index type.
     #[error("{op}: the result of shape {shape:?} has more elements than can be addressed")]

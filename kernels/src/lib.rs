@@ -6,7 +6,11 @@
 //! This is the only crate of the workspace in which `unsafe` may appear.
 
 pub mod error;
+pub mod gelu;
 pub mod mapped;
+pub mod norm;
 pub mod pool;
+
+mod arguments;
 
 pub use error::KernelError;

@@ -1,7 +1,7 @@
 //! Masked pooling of token vectors into one vector per row, with optional L2 normalization in the same pass.
 //!
-//! Owns: [`pool`], its specification (`twin`) and its fast version (`cpu`). May import: candle-core and this crate's
-//! error. Must never import: other operations, anything that knows models or requests.
+//! Owns: [`pool`], its specification (`twin`) and its fast version (`cpu`). May import: candle-core, this crate's
+//! error and argument checks. Must never import: other operations, anything that knows models or requests.
 //!
 //! # Contract
 //! `hidden: [rows, width, n] f32`, `mask: [rows, width] i64`, result `[rows, modes * n] f32`. A position counts where its
@@ -31,8 +31,9 @@ mod tests;
 #[cfg(test)]
 mod twin;
 
-use candle_core::{DType, Storage, Tensor};
+use candle_core::{DType, Tensor};
 
+use crate::arguments::{dense, result, slice, wrong_shape};
 use crate::error::KernelError;
 
 const OP: &str = "pool";
@@ -86,64 +87,16 @@ pub fn pool(hidden: &Tensor, mask: &Tensor, spec: &PoolSpec) -> Result<Tensor, K
     if spec.modes.is_empty() {
         return Err(KernelError::Empty { op: OP, argument: "modes" });
     }
-    check_dtype("hidden", hidden, DType::F32)?;
-    check_dtype("mask", mask, DType::I64)?;
-    let &[rows, width, n] = hidden.dims() else {
-        return Err(KernelError::WrongShape {
-            op: OP,
-            argument: "hidden",
-            expected: "[rows, width, n]".to_owned(),
-            got: hidden.dims().to_vec(),
-        });
-    };
-    if mask.dims() != [rows, width] {
-        return Err(KernelError::WrongShape {
-            op: OP,
-            argument: "mask",
-            expected: format!("[{rows}, {width}] (that of 'hidden')"),
-            got: mask.dims().to_vec(),
-        });
-    }
+    let &[rows, width, n] = hidden.dims() else { return Err(wrong_shape(OP, "hidden", "[rows, width, n]", hidden)) };
     let too_large = || KernelError::TooLarge { op: OP, shape: vec![rows, spec.modes.len(), n] };
     let joined = spec.modes.len().checked_mul(n).ok_or_else(too_large)?;
     let total = rows.checked_mul(joined).ok_or_else(too_large)?;
 
-    let (hidden, mask) = (contiguous(hidden)?, contiguous(mask)?);
+    let hidden = dense(OP, "hidden", hidden, DType::F32, &[rows, width, n])?;
+    let mask = dense(OP, "mask", mask, DType::I64, &[rows, width])?;
+    let (hidden_values, mask_values) = (hidden.storage_and_layout(), mask.storage_and_layout());
+    let view = View { hidden: slice(OP, "hidden", &hidden_values)?, mask: slice(OP, "mask", &mask_values)?, rows, width, n };
     let mut out = vec![0f32; total];
-    {
-        let (hidden_storage, hidden_layout) = hidden.storage_and_layout();
-        let (mask_storage, mask_layout) = mask.storage_and_layout();
-        let Storage::Cpu(hidden_values) = &*hidden_storage else { return Err(device_error("hidden", &hidden)) };
-        let Storage::Cpu(mask_values) = &*mask_storage else { return Err(device_error("mask", &mask)) };
-        let hidden_values = hidden_values.as_slice::<f32>().map_err(tensor_error)?;
-        let mask_values = mask_values.as_slice::<i64>().map_err(tensor_error)?;
-        let view = View {
-            hidden: &hidden_values[hidden_layout.start_offset()..][..hidden.elem_count()],
-            mask: &mask_values[mask_layout.start_offset()..][..mask.elem_count()],
-            rows,
-            width,
-            n,
-        };
-        cpu::pool(view, spec, &mut out);
-    }
-    Tensor::from_vec(out, (rows, joined), hidden.device()).map_err(tensor_error)
-}
-
-fn check_dtype(argument: &'static str, tensor: &Tensor, expected: DType) -> Result<(), KernelError> {
-    if tensor.dtype() == expected {
-        return Ok(());
-    }
-    Err(KernelError::WrongDType { op: OP, argument, expected, got: tensor.dtype() })
-}
-
-fn contiguous(tensor: &Tensor) -> Result<Tensor, KernelError> {
-    tensor.contiguous().map_err(tensor_error)
-}
-
-fn device_error(argument: &'static str, tensor: &Tensor) -> KernelError {
-    KernelError::UnsupportedDevice { op: OP, argument, device: format!("{:?}", tensor.device().location()) }
-}
-
-fn tensor_error(source: candle_core::Error) -> KernelError {
-    KernelError::Tensor { op: OP, source }
+    cpu::pool(view, spec, &mut out);
+    result(OP, out, &[rows, joined], &hidden)
 }

@@ -149,7 +149,7 @@ impl Encoder {
                 (None, _) => Ok(positioned),
             }
         };
-        self.norm.forward(&sum().during("adding up the embeddings")?)
+        self.norm.forward(&sum().during("adding up the embeddings")?, None, None)
     }
 
     /// The device that the weights are on.

@@ -84,7 +84,7 @@ impl ResponseStream {
             Ok(response) => response,
             Err(error) => {
                 if last {
-                    self.fail_last(error.clone());
+                    self.fail_last(error.clone(), streamed.compute_infer, streamed.compute_output);
                 }
                 return Err(error);
             }
@@ -105,20 +105,35 @@ impl ResponseStream {
     }
 
     /// Ends the stream with the final flag alone.
-    pub fn finish(mut self) {
-        self.record(ResponseOutcome::Empty, Duration::ZERO, Duration::ZERO);
+    pub fn finish(self) {
+        self.finish_after(Duration::ZERO);
+    }
+
+    /// As [`ResponseStream::finish`], where the model spent `compute_infer` before it knew that nothing follows.
+    pub fn finish_after(mut self, compute_infer: Duration) {
+        self.record(ResponseOutcome::Empty, compute_infer, Duration::ZERO);
         self.count_answered();
         self.responder.deliver(Delivery::Final);
     }
 
     /// Ends the stream with an error.
-    pub fn fail(mut self, error: ExecuteError) {
-        self.fail_last(error);
+    pub fn fail(self, error: ExecuteError) {
+        self.fail_after(error, Duration::ZERO, Duration::ZERO);
+    }
+
+    /// As [`ResponseStream::fail`], with the times that the model spent on this response.
+    pub fn fail_after(mut self, error: ExecuteError, compute_infer: Duration, compute_output: Duration) {
+        self.fail_last(error, compute_infer, compute_output);
     }
 
     /// Ends the stream because the client has left.
-    pub fn abort(mut self) {
-        self.record(ResponseOutcome::Cancel, Duration::ZERO, Duration::ZERO);
+    pub fn abort(self) {
+        self.abort_after(Duration::ZERO);
+    }
+
+    /// As [`ResponseStream::abort`], where the model took `waited` to end.
+    pub fn abort_after(mut self, waited: Duration) {
+        self.record(ResponseOutcome::Cancel, waited, Duration::ZERO);
         let total = clock::now().since(self.request.received_at);
         self.served.statistics.record_failure(FailureReason::Canceled, total);
         self.responder.fail(InferError::Cancelled);
@@ -129,8 +144,8 @@ impl ResponseStream {
         self.record(outcome, compute_infer, compute_output);
     }
 
-    fn fail_last(&mut self, error: ExecuteError) {
-        self.record(ResponseOutcome::Fail, Duration::ZERO, Duration::ZERO);
+    fn fail_last(&mut self, error: ExecuteError, compute_infer: Duration, compute_output: Duration) {
+        self.record(ResponseOutcome::Fail, compute_infer, compute_output);
         let total = clock::now().since(self.request.received_at);
         self.served.statistics.record_failure(FailureReason::Backend, total);
         self.responder.fail(InferError::Execute(Arc::new(error)));
@@ -157,9 +172,8 @@ impl ResponseStream {
 impl Drop for ResponseStream {
     fn drop(&mut self) {
         if !self.responder.is_finished() {
-            self.fail_last(ExecuteError::Internal {
-                message: format!("model '{}' ended without a last response", self.served.config.name),
-            });
+            let message = format!("model '{}' ended without a last response", self.served.config.name);
+            self.fail_last(ExecuteError::Internal { message }, Duration::ZERO, Duration::ZERO);
         }
     }
 }

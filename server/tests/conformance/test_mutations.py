@@ -141,7 +141,8 @@ def check_answer(sent, reply):
     assert response.model_name == message.model_name and response.id == message.id
     if message.model_name.startswith(("identity_", "batch_", "rank_")) and not any(
             each.parameters for each in message.outputs):
-        (tensor,), (output,) = message.inputs, response.outputs
+        assert len(message.inputs) == len(response.outputs) == 1
+        tensor, output = message.inputs[0], response.outputs[0]
         assert (output.datatype, list(output.shape)) == (tensor.datatype, list(tensor.shape))
         assert response.raw_output_contents[0] == expected_raw(message, 0)
 
