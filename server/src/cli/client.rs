@@ -43,10 +43,8 @@ impl ServerAddress {
 /// # Errors
 /// [`CliError::Url`] or [`CliError::Connect`].
 pub(super) async fn connect(url: &str) -> Result<Client, CliError> {
-    let channel = endpoint(url)?
-        .connect()
-        .await
-        .map_err(|error| CliError::Connect { url: url.to_owned(), reason: innermost(&error) })?;
+    let channel =
+        endpoint(url)?.connect().await.map_err(|error| CliError::Connect { url: url.to_owned(), reason: innermost(&error) })?;
     Ok(GrpcInferenceServiceClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES))

@@ -175,7 +175,12 @@ impl Embeddings {
             return Err(wrong(format!("output {name} has shape {}, expected [{},-1]", tensor.shape(), sentences.len())));
         };
         if tensor.datatype() != DataType::Fp32 || rows != sentences.len() || columns == 0 {
-            return Err(wrong(format!("output {name} is {} {}, expected FP32 [{},-1]", tensor.datatype(), tensor.shape(), sentences.len())));
+            return Err(wrong(format!(
+                "output {name} is {} {}, expected FP32 [{},-1]",
+                tensor.datatype(),
+                tensor.shape(),
+                sentences.len()
+            )));
         }
         let values: Vec<f32> = tensor.bytes().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         Ok(Self { rows: values.chunks(columns).map(<[f32]>::to_vec).collect() })
@@ -202,15 +207,19 @@ impl Embeddings {
     fn check(&self) -> Result<(), CliError> {
         for (index, row) in self.rows.iter().enumerate() {
             let length = norm(row);
-            if !((length - 1.0).abs() <= NORM_TOLERANCE) {
+            // Asked this way around, NaN is wrong too.
+            let is_unit = (length - 1.0).abs() <= NORM_TOLERANCE;
+            if !is_unit {
                 return Err(CliError::WrongAnswers(format!("the embedding of sentence {index} has length {length}, expected 1")));
             }
             let partner = index ^ 1;
             let similarity = |other: usize| self.rows.get(other).map_or(f32::NAN, |other| cosine(row, other));
             for other in (0..self.rows.len()).filter(|other| *other != index && *other != partner) {
                 let (near, far) = (similarity(partner), similarity(other));
-                if !(near > far) {
-                    let reason = format!("sentence {index} is closer to {other} ({far:.3}) than to its partner {partner} ({near:.3})");
+                let is_nearer = near > far;
+                if !is_nearer {
+                    let reason =
+                        format!("sentence {index} is closer to {other} ({far:.3}) than to its partner {partner} ({near:.3})");
                     return Err(CliError::WrongAnswers(reason));
                 }
             }

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::infer::{NpyError, PayloadError, RenderError};
+use super::infer::{PayloadError, RenderError};
 use super::serve::ServeError;
-use crate::error::{ConfigError, LoadError};
+use crate::error::LoadError;
 
 /// Exit code of a command that was understood and failed.
 const FAILED: u8 = 1;
@@ -53,9 +53,6 @@ pub(super) enum CliError {
     /// The inputs of a request are wrong.
     #[error(transparent)]
     Payload(#[from] PayloadError),
-    /// A .npy file is wrong.
-    #[error("unable to use '{}': {problem}", .path.display())]
-    Npy { path: PathBuf, problem: NpyError },
     /// An answer cannot be shown.
     #[error(transparent)]
     Render(#[from] RenderError),
@@ -65,9 +62,6 @@ pub(super) enum CliError {
     /// A configuration file does not parse.
     #[error("{0}")]
     ConfigText(String),
-    /// A configuration makes no sense.
-    #[error("{}: {problem}", .path.display())]
-    Config { path: PathBuf, problem: ConfigError },
     /// A model directory cannot be used.
     #[error(transparent)]
     Load(#[from] LoadError),

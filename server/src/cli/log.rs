@@ -49,7 +49,7 @@ impl LogArgs {
         // A bare word that is no level would be taken for the name of a target, and silence everything else.
         for directive in self.log_level.split(',') {
             let level = directive.rsplit('=').next().unwrap_or(directive).trim();
-            if level.parse::<tracing_subscriber::filter::LevelFilter>().is_err() {
+            if level.is_empty() || level.parse::<tracing_subscriber::filter::LevelFilter>().is_err() {
                 return Err(refuse(format!("'{level}' is no level; the levels are error, warn, info, debug, trace and off")));
             }
         }

@@ -73,10 +73,11 @@ pub(super) fn run(args: &ModelsArgs) -> Result<(), CliError> {
 
 /// Reads a configuration as the JSON text that a load request carries.
 fn read_config(path: &Path) -> Result<String, CliError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| CliError::Read { path: path.to_owned(), reason: error.to_string() })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|error| CliError::Read { path: path.to_owned(), reason: error.to_string() })?;
     if path.extension().is_some_and(|extension| extension == "pbtxt") {
-        let config = proto::pbtxt::parse(&text, &path.display().to_string()).map_err(|error| CliError::ConfigText(error.to_string()))?;
+        let config =
+            proto::pbtxt::parse(&text, &path.display().to_string()).map_err(|error| CliError::ConfigText(error.to_string()))?;
         return Ok(proto::json::to_json(&config).to_string());
     }
     proto::json::from_json(&text).map_err(|error| CliError::ConfigText(format!("{}: {error}", path.display())))?;
@@ -136,7 +137,11 @@ async fn metadata(client: &mut Client, entry: &ModelIndex) -> Result<Option<Mode
     let request = ModelMetadataRequest { name: entry.name.clone(), version: entry.version.clone() };
     match client.model_metadata(request).await {
         Ok(response) => Ok(Some(response.into_inner())),
-        Err(status) if matches!(status.code(), tonic::Code::InvalidArgument | tonic::Code::NotFound | tonic::Code::Unavailable) => Ok(None),
+        Err(status)
+            if matches!(status.code(), tonic::Code::InvalidArgument | tonic::Code::NotFound | tonic::Code::Unavailable) =>
+        {
+            Ok(None)
+        }
         Err(status) => Err(CliError::call("ModelMetadata", &status)),
     }
 }
@@ -147,7 +152,8 @@ fn to_json(listed: &Listed) -> Value {
     if let Some(metadata) = metadata {
         object["platform"] = metadata.platform.clone().into();
         for (key, tensors) in [("inputs", &metadata.inputs), ("outputs", &metadata.outputs)] {
-            let tensors = tensors.iter().map(|tensor| json!({"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}));
+            let tensors =
+                tensors.iter().map(|tensor| json!({"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}));
             object[key] = tensors.collect();
         }
     }
@@ -173,7 +179,8 @@ fn to_text(listed: &[Listed]) -> String {
     if listed.is_empty() {
         return "the repository holds no models\n".to_owned();
     }
-    let mut lines = vec![["MODEL", "VERSION", "STATE", "REQUESTS", "FAILED", "ROWS", "BATCHES", "INPUTS -> OUTPUTS"].map(str::to_owned)];
+    let mut lines =
+        vec![["MODEL", "VERSION", "STATE", "REQUESTS", "FAILED", "ROWS", "BATCHES", "INPUTS -> OUTPUTS"].map(str::to_owned)];
     for Listed { index, metadata, statistics } in listed {
         let dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
         let counts = statistics.as_ref().map(|statistics| {
@@ -226,8 +233,17 @@ mod tests {
         let tensor = |name: &str| TensorMetadata { name: name.to_owned(), datatype: "FP32".to_owned(), shape: vec![-1, 4] };
         let count = |count| Some(StatisticDuration { count, ns: 1 });
         let ready = Listed {
-            index: ModelIndex { name: "minilm".to_owned(), version: "1".to_owned(), state: "READY".to_owned(), reason: String::new() },
-            metadata: Some(ModelMetadataResponse { inputs: vec![tensor("A"), tensor("B")], outputs: vec![tensor("C")], ..Default::default() }),
+            index: ModelIndex {
+                name: "minilm".to_owned(),
+                version: "1".to_owned(),
+                state: "READY".to_owned(),
+                reason: String::new(),
+            },
+            metadata: Some(ModelMetadataResponse {
+                inputs: vec![tensor("A"), tensor("B")],
+                outputs: vec![tensor("C")],
+                ..Default::default()
+            }),
             statistics: Some(ModelStatistics {
                 inference_count: 12,
                 execution_count: 3,
@@ -235,7 +251,12 @@ mod tests {
                 ..Default::default()
             }),
         };
-        let broken = ModelIndex { name: "b".to_owned(), version: "2".to_owned(), state: "UNAVAILABLE".to_owned(), reason: "no weights".to_owned() };
+        let broken = ModelIndex {
+            name: "b".to_owned(),
+            version: "2".to_owned(),
+            state: "UNAVAILABLE".to_owned(),
+            reason: "no weights".to_owned(),
+        };
         let unknown = ModelIndex { name: "never-loaded".to_owned(), ..Default::default() };
         let bare = |index| Listed { index, metadata: None, statistics: None };
         vec![ready, bare(broken), bare(unknown)]

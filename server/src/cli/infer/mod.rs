@@ -23,10 +23,9 @@ use super::client::{self, Client, ServerAddress};
 use super::error::CliError;
 use super::print;
 
-pub(super) use self::npy::NpyError;
 pub(super) use self::payload::PayloadError;
-pub(super) use self::render::{Answer, RenderError};
 use self::payload::{Given, ModelShape, Value};
+pub(super) use self::render::{Answer, RenderError};
 
 /// Flags of `alcedo infer`.
 #[derive(Args, Clone, Debug)]
@@ -113,7 +112,8 @@ impl FromStr for Parameter {
             ParameterChoice::BoolParam(flag)
         } else if let Ok(number) = text.parse() {
             ParameterChoice::Int64Param(number)
-        } else if let Some(number) = text.parse().ok().filter(|_| text.starts_with(|first: char| "+-.0123456789".contains(first))) {
+        } else if let Some(number) = text.parse().ok().filter(|_| text.starts_with(|first: char| "+-.0123456789".contains(first)))
+        {
             ParameterChoice::DoubleParam(number)
         } else {
             // Quotes keep a text that looks like a number a text.
@@ -215,7 +215,8 @@ async fn infer_stream(client: &mut Client, args: &InferArgs, request: ModelInfer
         if !response.error_message.is_empty() {
             return Err(CliError::Answer { model, message: response.error_message });
         }
-        let response = response.infer_response.ok_or(CliError::Incomplete { call: "ModelStreamInfer", what: "infer_response" })?;
+        let response =
+            response.infer_response.ok_or(CliError::Incomplete { call: "ModelStreamInfer", what: "infer_response" })?;
         show(args, response, Some(number))?;
         number += 1;
     }
@@ -249,7 +250,8 @@ mod tests {
 
     #[test]
     fn parameters_have_types() {
-        let value = |written: &str| written.parse::<Parameter>().map(|parameter| parameter.value).map_err(|error| error.to_string());
+        let value =
+            |written: &str| written.parse::<Parameter>().map(|parameter| parameter.value).map_err(|error| error.to_string());
         assert_eq!(value("k=true"), Ok(ParameterChoice::BoolParam(true)));
         assert_eq!(value("k=-5"), Ok(ParameterChoice::Int64Param(-5)));
         assert_eq!(value("k=1.5"), Ok(ParameterChoice::DoubleParam(1.5)));

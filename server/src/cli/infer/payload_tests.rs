@@ -86,7 +86,10 @@ fn the_batch_dimension_is_added_where_it_is_missing() {
     let plain = model(0, &[("IN", WireType::TypeInt32, &[-1, 2])]);
     assert_eq!(shapes(&plain, &["[[1,2],[3,4]]"]), [[2, 2]]);
     let error = made(&rows, &["IN=[1,2,3]"]).unwrap_err();
-    assert_eq!(error, "the JSON value has shape [3], but input IN INT32 [-1,2] is expected (the batch dimension in front may be left out)");
+    assert_eq!(
+        error,
+        "the JSON value has shape [3], but input IN INT32 [-1,2] is expected (the batch dimension in front may be left out)"
+    );
     assert!(made(&plain, &["IN=[[1,2]]", "IN=[[1,2]]"]).unwrap_err().contains("has no batch dimension"));
     let variable = model(8, &[("IN", WireType::TypeInt32, &[-1])]);
     assert!(made(&variable, &["IN=[1]", "IN=[1,2]"]).unwrap_err().contains("rows of different shapes: [1,1] and [1,2]"));
@@ -135,7 +138,9 @@ fn files_are_read_by_their_kind() {
     assert_eq!(shapes(&numbers, &[&given("IN=", &list)]), [[1, 2]]);
     assert_eq!(shapes(&numbers, &[&given("IN=", &array), &given("IN=", &list)]), [[2, 2]]);
     assert!(made(&numbers, &[&given("IN=", &other)]).unwrap_err().contains("a numeric input takes .npy, .json, .jpg or .png"));
-    assert!(made(&numbers, &["IN=@/no/such/file.npy"]).unwrap_err().contains("unable to read '/no/such/file.npy' for input 'IN'"));
+    assert!(
+        made(&numbers, &["IN=@/no/such/file.npy"]).unwrap_err().contains("unable to read '/no/such/file.npy' for input 'IN'")
+    );
 
     let bytes = model(4, &[("IN", WireType::TypeString, &[1])]);
     let made_bytes = made(&bytes, &[&given("", &other), "text:x"]).unwrap();

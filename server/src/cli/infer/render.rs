@@ -1,6 +1,9 @@
 //! Answers as readable text, as JSON and as .npy files.
 
-#![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::as_conversions)]
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::as_conversions)
+)]
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -59,9 +62,9 @@ impl Answer {
             };
             let bytes = contents.len();
             let sizes = output.shape.iter().map(|size| usize::try_from(*size).ok()).collect::<Option<Vec<_>>>();
-            let tensor = sizes.and_then(|sizes| Tensor::new(datatype, Shape::new(sizes), contents)).filter(|tensor| {
-                datatype != DataType::Bytes || Some(tensor.strings().count()) == tensor.shape().element_count()
-            });
+            let tensor = sizes
+                .and_then(|sizes| Tensor::new(datatype, Shape::new(sizes), contents))
+                .filter(|tensor| datatype != DataType::Bytes || Some(tensor.strings().count()) == tensor.shape().element_count());
             match tensor {
                 Some(tensor) => Ok((output.name, tensor)),
                 None => Err(RenderError::Contents { output: output.name, shape: output.shape, bytes }),
@@ -101,10 +104,14 @@ impl Answer {
     /// The protocol's JSON form of a response, elements flat. Infinities and NaN are strings; a string
     /// that is no UTF-8 is an object `{"base64": "..."}`.
     pub(super) fn json(&self) -> Value {
-        let outputs: Vec<Value> = self.outputs.iter().map(|(name, tensor)| {
-            let data: Vec<Value> = elements(tensor).map(|element| element.json()).collect();
-            json!({"name": name, "datatype": tensor.datatype().as_str(), "shape": tensor.shape().sizes(), "data": data})
-        }).collect();
+        let outputs: Vec<Value> = self
+            .outputs
+            .iter()
+            .map(|(name, tensor)| {
+                let data: Vec<Value> = elements(tensor).map(|element| element.json()).collect();
+                json!({"name": name, "datatype": tensor.datatype().as_str(), "shape": tensor.shape().sizes(), "data": data})
+            })
+            .collect();
         let mut object = Map::new();
         object.insert("model_name".to_owned(), self.model.clone().into());
         object.insert("model_version".to_owned(), self.version.clone().into());
@@ -123,17 +130,20 @@ impl Answer {
     /// # Errors
     /// [`RenderError::Npy`], and [`RenderError::FileName`] for an output whose name would leave the directory.
     pub(super) fn files(&self, directory: &Path, number: Option<usize>) -> Result<Vec<(PathBuf, Vec<u8>)>, RenderError> {
-        self.outputs.iter().map(|(name, tensor)| {
-            if name.is_empty() || name.contains(['/', '\\', '\0']) {
-                return Err(RenderError::FileName { output: name.clone() });
-            }
-            let file = match number {
-                Some(number) => format!("{name}.{number}.npy"),
-                None => format!("{name}.npy"),
-            };
-            let bytes = npy::write(tensor).map_err(|problem| RenderError::Npy { output: name.clone(), problem })?;
-            Ok((directory.join(file), bytes))
-        }).collect()
+        self.outputs
+            .iter()
+            .map(|(name, tensor)| {
+                if name.is_empty() || name.contains(['/', '\\', '\0']) {
+                    return Err(RenderError::FileName { output: name.clone() });
+                }
+                let file = match number {
+                    Some(number) => format!("{name}.{number}.npy"),
+                    None => format!("{name}.npy"),
+                };
+                let bytes = npy::write(tensor).map_err(|problem| RenderError::Npy { output: name.clone(), problem })?;
+                Ok((directory.join(file), bytes))
+            })
+            .collect()
     }
 }
 
@@ -273,7 +283,10 @@ fn tensor_rows(text: &mut String, tensor: &Tensor, all: bool) {
     let (shown_rows, shown) = if all { (rows, columns) } else { (rows.min(SHOWN_ROWS), columns.min(SHOWN_ELEMENTS)) };
     let mut elements = elements(tensor);
     for row in 0..shown_rows {
-        let mut line: Vec<String> = elements.by_ref().take(columns).enumerate()
+        let mut line: Vec<String> = elements
+            .by_ref()
+            .take(columns)
+            .enumerate()
             .filter(|(column, _)| *column < shown)
             .map(|(_, element)| element.text())
             .collect();
@@ -290,11 +303,15 @@ fn tensor_rows(text: &mut String, tensor: &Tensor, all: bool) {
 /// `[i,j] `, the position of a row among the outer dimensions; nothing where there are none.
 fn row_index(outer: &[usize], row: usize) -> String {
     let mut rest = row;
-    let mut indices: Vec<usize> = outer.iter().rev().map(|size| {
-        let index = rest.checked_rem(*size).unwrap_or(0);
-        rest = rest.checked_div(*size).unwrap_or(0);
-        index
-    }).collect();
+    let mut indices: Vec<usize> = outer
+        .iter()
+        .rev()
+        .map(|size| {
+            let index = rest.checked_rem(*size).unwrap_or(0);
+            rest = rest.checked_div(*size).unwrap_or(0);
+            index
+        })
+        .collect();
     indices.reverse();
     if indices.is_empty() { String::new() } else { format!("{} ", Shape::new(indices)) }
 }

@@ -9,9 +9,8 @@ mod server;
 mod signals;
 
 pub(super) use self::args::{Address, GrpcConfig, ServeArgs, ServerConfig};
-pub(super) use self::listen::Bound;
 pub(super) use self::server::Server;
-pub(super) use self::signals::{Signal, Signals};
+pub(super) use self::signals::Signals;
 
 use std::num::NonZeroUsize;
 
