@@ -107,6 +107,12 @@ pub enum EnsembleProblem {
     NoStep { ensemble: String },
     #[error("must specify '{field}' in step {step} of ensemble '{ensemble}'")]
     StepWithout { ensemble: String, step: usize, field: &'static str },
+    #[error("'model_version' must be a version >= 1, or -1 for the latest, got {got} in step {step} of ensemble '{ensemble}'")]
+    StepVersion { ensemble: String, step: usize, got: i64 },
+    #[error(
+        "'model_namespace' is not supported by this server, got '{got}' in step {step} of ensemble '{ensemble}'; remove it, and give models names that differ"
+    )]
+    Namespace { ensemble: String, step: usize, got: String },
     #[error("ensemble tensor '{tensor}' can appear in an output map only once for ensemble '{ensemble}' step {step}")]
     WrittenTwice { ensemble: String, tensor: String, step: usize },
     #[error("input '{input}' in model '{model}' is mapped to multiple ensemble tensors for ensemble '{ensemble}' step {step}")]
@@ -130,7 +136,9 @@ pub enum EnsembleProblem {
     #[error("in ensemble {ensemble}, input {input} in model {model} is not mapped to any ensemble tensors")]
     InputNotMapped { ensemble: String, input: String, model: String },
     #[error(
-        "in ensemble {ensemble}, ensemble tensor {tensor}: inconsistent data type: {got} is inferred from model {model} while {expected} is inferred from model {other}"
+        "in ensemble {ensemble}, ensemble tensor {tensor}: inconsistent data type: {} is inferred from model {model} while {} is inferred from model {other}",
+        configured(.got),
+        configured(.expected)
     )]
     InconsistentType { ensemble: String, tensor: String, got: DataType, model: String, expected: DataType, other: String },
     #[error(
@@ -153,6 +161,14 @@ pub enum EnsembleProblem {
     DependencyVersion { ensemble: String, model: String, version: u64 },
     #[error("ensemble '{ensemble}' depends on '{model}' which is not valid. Model '{model}' failed with error: {reason}")]
     DependencyInvalid { ensemble: String, model: String, reason: String },
+}
+
+/// A datatype as configurations spell it.
+fn configured(datatype: &DataType) -> String {
+    match datatype {
+        DataType::Bytes => "TYPE_STRING".to_owned(),
+        other => format!("TYPE_{other}"),
+    }
 }
 
 fn disconnected(unconnected: &Option<String>) -> String {
@@ -297,6 +313,9 @@ pub enum InferError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum RequestProblem {
+    /// A step of an ensemble left out what another step cannot do without.
+    #[error("unexpected deadlock, at least one output is not set while no more ensemble steps can be made")]
+    Deadlock,
     #[error(
         "expected {expected} but got {got} inputs for model '{model}'. Got input(s) [{present}], but missing required input(s) [{missing}]. Please provide all required input(s)."
     )]

@@ -120,6 +120,18 @@ impl Execution {
         self.requests.get(request).is_some_and(|running| running.responder.is_some() && running.error.is_none())
     }
 
+    /// Ends every request that still waits and whose client has left.
+    pub fn drop_cancelled(&mut self) {
+        for request in 0..self.len() {
+            if self.is_waiting(request)
+                && self.cancellation(request).is_cancelled()
+                && let Some(stream) = self.stream(request)
+            {
+                stream.abort();
+            }
+        }
+    }
+
     /// Whether any request wants this output.
     pub fn is_wanted(&self, output: usize) -> bool {
         self.requests.iter().any(|running| running.request.outputs.get(output).copied().unwrap_or(false))

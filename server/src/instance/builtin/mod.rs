@@ -122,7 +122,7 @@ impl ModelInstance for BuiltinInstance {
         if !self.execute_delay.is_zero() {
             let delays = (0..execution.len()).map(|request| (execution.cancellation(request), self.execute_delay));
             waiting::wait_for_longest(delays.collect());
-            waiting::drop_cancelled(execution);
+            execution.drop_cancelled();
         }
         self.kind.execute(execution, &self.threads)
     }

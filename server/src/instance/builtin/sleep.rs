@@ -45,7 +45,7 @@ impl Kind for Sleep {
             }
         }
         waiting::wait_for_longest(delays);
-        waiting::drop_cancelled(execution);
+        execution.drop_cancelled();
         self.identity.answer(execution)
     }
 }

@@ -5,8 +5,6 @@ use std::time::Duration;
 use crate::clock;
 use crate::request::Cancellation;
 
-use super::super::Execution;
-
 /// Longest delay that a request may ask for; a longer one is refused. It keeps a forgotten client from
 /// holding an instance for good.
 pub(super) const MAX_REQUESTED_DELAY: Duration = Duration::from_secs(3600);
@@ -21,17 +19,5 @@ pub(super) fn wait_for_longest(delays: Vec<(Cancellation, Duration)>) {
     let start = clock::now();
     for (cancellation, delay) in delays {
         cancellation.wait(delay.saturating_sub(clock::now().since(start)));
-    }
-}
-
-/// Ends every request whose client has left.
-pub(super) fn drop_cancelled(execution: &mut Execution) {
-    for request in 0..execution.len() {
-        if execution.is_waiting(request)
-            && execution.cancellation(request).is_cancelled()
-            && let Some(stream) = execution.stream(request)
-        {
-            stream.abort();
-        }
     }
 }

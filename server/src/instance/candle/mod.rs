@@ -1,0 +1,221 @@
+//! Owns the models on candle: encoders and the tokenizers before them, from Hugging Face directories. The only
+//! user of the crate `models`; may import candle and what `instance` may; must never know an architecture.
+//!
+//! `parameters["model"]` is `encoder` (the default) or `tokenizer`. Both read the version's directory.
+//!
+//! Threads: an encoder's matrix products run on rayon's global pool, which all instances of all models share
+//! (`RAYON_NUM_THREADS` bounds it); everything else, tokenization included, runs on the instance's own thread.
+//! All instances of a version share its weights.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+
+use models::encoder::{ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS};
+use models::tokenizer::TOKENIZER_FILE;
+use models::{ModelCard, ModelError, Task};
+
+use crate::config::{AutoModel, AutoTensor, InstanceKind, ModelConfig};
+use crate::error::{ExecuteError, LoadError};
+use crate::tensor::{DataType, Dim, Dims, TensorSpec};
+
+use super::{Backend, ServedVersion};
+
+mod encoder;
+mod tokenizer;
+mod tokens;
+
+/// The input of a tokenizer model: one text per row.
+const TEXT: &str = "TEXT";
+
+/// Largest batch that zero configuration asks for. Beyond it the matrices are large enough that a larger
+/// batch gains little on any device.
+const MAX_BATCH_ROWS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+
+/// What a Hugging Face directory turns out to be.
+#[derive(Clone, Debug)]
+pub struct Described {
+    /// What its tokenizer model takes and gives; `None` where there is no tokenizer.
+    pub tokenizer: Option<AutoModel>,
+    /// What its encoder model takes and gives.
+    pub encoder: AutoModel,
+    /// Labels of its outputs, empty where it has none.
+    pub labels: Vec<String>,
+}
+
+/// Reads what a Hugging Face directory says of itself; `None` where it is not one. Weights are not read.
+///
+/// # Errors
+/// It is one, but its files are broken or its architecture is not known.
+pub fn describe(directory: &Path) -> Result<Option<Described>, LoadError> {
+    if !ModelCard::is_model_directory(directory) {
+        return Ok(None);
+    }
+    let model = directory.file_name().unwrap_or(directory.as_os_str()).to_string_lossy();
+    let card = ModelCard::read(directory).map_err(|error| failed(&model, &error))?;
+    let tokenizer = card.directory.join(TOKENIZER_FILE).is_file().then(|| describe_tokenizer(&card));
+    Ok(Some(Described { tokenizer, encoder: describe_encoder(&card), labels: card.labels }))
+}
+
+/// Which of a directory's two models is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Encoder,
+    Tokenizer,
+}
+
+/// Opens the model in the version's directory.
+///
+/// # Errors
+/// A parameter that is unknown or malformed, an instance group that asks for a GPU, files that are missing or
+/// broken, tensors of the configuration that are not those of the model.
+pub(super) fn open(served: &ServedVersion) -> Result<Arc<dyn Backend>, LoadError> {
+    let role = role(&served.config)?;
+    choose_device(&served.config)?;
+    let card = ModelCard::read(&served.version_directory).map_err(|error| failed(&served.config.name, &error))?;
+    match role {
+        Role::Encoder => encoder::open(served, &card),
+        Role::Tokenizer => tokenizer::open(served, &card),
+    }
+}
+
+fn role(config: &ModelConfig) -> Result<Role, LoadError> {
+    // The bound of the queue is read by the scheduler.
+    const KNOWN: [&str; 2] = ["model", "max_queue_size"];
+    if let Some(unknown) = config.parameters.keys().find(|key| !KNOWN.contains(&key.as_str())) {
+        return Err(LoadError::UnknownParameter {
+            model: config.name.to_string(),
+            kind: "candle",
+            parameter: unknown.clone(),
+            known: KNOWN.join(", "),
+        });
+    }
+    match config.parameters.get("model").map(String::as_str) {
+        None | Some("encoder") => Ok(Role::Encoder),
+        Some("tokenizer") => Ok(Role::Tokenizer),
+        Some(other) => Err(LoadError::Parameter {
+            model: config.name.to_string(),
+            parameter: "model".to_owned(),
+            expected: "'encoder' or 'tokenizer'",
+            got: other.to_owned(),
+        }),
+    }
+}
+
+/// All instances run on the CPU; a group that asks for something else is refused or, where it leaves the
+/// choice to the server, told.
+fn choose_device(config: &ModelConfig) -> Result<(), LoadError> {
+    for group in &config.instance_groups {
+        match group.kind {
+            InstanceKind::Gpu(_) => {
+                return Err(LoadError::Device {
+                    model: config.name.to_string(),
+                    kind: "KIND_GPU",
+                    reason: "this build has no CUDA support; write KIND_CPU or KIND_AUTO".to_owned(),
+                });
+            }
+            InstanceKind::Auto => {
+                tracing::info!(model = %config.name, group = %group.name, "KIND_AUTO is the CPU: this build has no CUDA support");
+            }
+            InstanceKind::Cpu | InstanceKind::Model => {}
+        }
+    }
+    Ok(())
+}
+
+fn describe_encoder(card: &ModelCard) -> AutoModel {
+    let (name, size) = match card.task {
+        Task::SentenceEmbedding => (models::sentence::EMBEDDING, card.embedding_size()),
+        Task::SequenceClassification => (models::classifier::LOGITS, card.labels.len()),
+    };
+    AutoModel {
+        inputs: token_tensors(card, true),
+        outputs: vec![tensor(name, DataType::Fp32, Dim::Fixed(size))],
+        max_batch_rows: MAX_BATCH_ROWS,
+        parameters: vec![("model".to_owned(), "encoder".to_owned())],
+    }
+}
+
+fn describe_tokenizer(card: &ModelCard) -> AutoModel {
+    AutoModel {
+        inputs: vec![tensor(TEXT, DataType::Bytes, Dim::Fixed(1))],
+        outputs: token_tensors(card, false),
+        max_batch_rows: MAX_BATCH_ROWS,
+        parameters: vec![("model".to_owned(), "tokenizer".to_owned())],
+    }
+}
+
+/// What an encoder takes and its tokenizer gives. As inputs they may be ragged: the encoder pads the rows of
+/// all requests to the longest of the batch.
+fn token_tensors(card: &ModelCard, as_inputs: bool) -> Vec<AutoTensor> {
+    let mut tensors =
+        vec![tensor(INPUT_IDS, DataType::Int64, Dim::Variable), tensor(ATTENTION_MASK, DataType::Int64, Dim::Variable)];
+    if card.token_types > 0 {
+        tensors.push(AutoTensor { optional: as_inputs, ..tensor(TOKEN_TYPE_IDS, DataType::Int64, Dim::Variable) });
+    }
+    tensors.into_iter().map(|tensor| AutoTensor { ragged: as_inputs, ..tensor }).collect()
+}
+
+fn tensor(name: &str, datatype: DataType, dim: Dim) -> AutoTensor {
+    AutoTensor { name: name.into(), datatype, dims: Dims::new([dim]), optional: false, ragged: false }
+}
+
+/// Checks a configuration against what the model's files say.
+///
+/// # Errors
+/// The model does not batch; a tensor of the configuration is not one of the model's, or is another; a
+/// required input is not configured or is optional.
+fn check(config: &ModelConfig, kind: &'static str, auto: &AutoModel) -> Result<(), LoadError> {
+    let unsuited = |expected: String, got: String| LoadError::Signature { model: config.name.to_string(), kind, expected, got };
+    if config.max_batch_rows.is_none() {
+        return Err(unsuited("'max_batch_size' of at least 1".to_owned(), "0".to_owned()));
+    }
+    for (side, specs, tensors) in [("input", &config.inputs, &auto.inputs), ("output", &config.outputs, &auto.outputs)] {
+        for spec in specs {
+            let Some(tensor) = tensors.iter().find(|tensor| tensor.name == spec.name) else {
+                let known: Vec<&str> = tensors.iter().map(|tensor| &*tensor.name).collect();
+                return Err(unsuited(
+                    format!("each {side} to be one of {}", known.join(", ")),
+                    format!("{side} '{}'", spec.name),
+                ));
+            };
+            if !agrees(spec, tensor) {
+                let expected = format!("{side} '{}' as {} {}", tensor.name, tensor.datatype, tensor.dims);
+                return Err(unsuited(expected, format!("{} {}", spec.datatype, model_dims(spec))));
+            }
+        }
+    }
+    for tensor in auto.inputs.iter().filter(|tensor| !tensor.optional) {
+        let configured = config.inputs.iter().find(|spec| spec.name == tensor.name);
+        if configured.is_none_or(|spec| spec.optional) {
+            let got = if configured.is_some() { "it as an optional one" } else { "no such input" };
+            return Err(unsuited(format!("input '{}', not optional", tensor.name), got.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+fn agrees(spec: &TensorSpec, tensor: &AutoTensor) -> bool {
+    let (configured, own) = (model_dims(spec).as_slice(), tensor.dims.as_slice());
+    let dims_agree = configured.len() == own.len() && configured.iter().zip(own).all(|(configured, own)| configured.agrees(*own));
+    spec.datatype == tensor.datatype && dims_agree
+}
+
+/// The dimensions that the model sees.
+fn model_dims(spec: &TensorSpec) -> &Dims {
+    spec.reshape.as_ref().unwrap_or(&spec.dims)
+}
+
+/// A model that cannot be loaded.
+fn failed(model: &str, error: &ModelError) -> LoadError {
+    LoadError::Backend { model: model.to_owned(), reason: error.to_string() }
+}
+
+/// A batch, or one request of it, that cannot be run.
+fn refused(error: &ModelError) -> ExecuteError {
+    let message = error.to_string();
+    match error {
+        ModelError::InvalidInput { .. } | ModelError::Tokenize { .. } => ExecuteError::InvalidArgument { message },
+        _ => ExecuteError::Internal { message },
+    }
+}
