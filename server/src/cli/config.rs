@@ -37,10 +37,8 @@ pub(super) fn run(args: &ConfigArgs) -> Result<(), CliError> {
         .canonicalize()
         .map_err(|error| CliError::Read { path: args.directory.clone(), reason: error.to_string() })?;
     let auto_complete = !args.disable_auto_complete_config;
-    let configs = repository::read_directory(&directory, args.model_config_name.as_deref(), auto_complete)?;
-    if configs.is_empty() {
-        return Err(CliError::NoModel(args.directory.clone()));
-    }
+    let configs = repository::read_directory(&directory, args.model_config_name.as_deref(), auto_complete)
+        .map_err(|problem| CliError::Load { path: args.directory.clone(), problem })?;
     print(&if args.json { to_json(&configs) } else { to_text(&configs) })
 }
 

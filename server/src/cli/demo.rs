@@ -193,11 +193,11 @@ impl Embeddings {
             let values = row.iter().take(SHOWN_VALUES).map(|value| format!("{value:+.4}")).collect::<Vec<_>>().join(" ");
             text.push_str(&format!("[{index}] {sentence}\n    [{values} ...] {} values, length {:.6}\n", row.len(), norm(row)));
         }
-        text.push_str("\ncosine similarity:\n    ");
-        text.extend((0..self.rows.len()).map(|column| format!("   [{column}]")));
+        text.push_str("\ncosine similarity:\n   ");
+        text.extend((0..self.rows.len()).map(|column| format!("    [{column}]")));
         for (index, row) in self.rows.iter().enumerate() {
-            text.push_str(&format!("\n[{index}] "));
-            text.extend(self.rows.iter().map(|other| format!("{:6.3}", cosine(row, other))));
+            text.push_str(&format!("\n[{index}]"));
+            text.extend(self.rows.iter().map(|other| format!(" {:6.3}", cosine(row, other))));
         }
         text.push('\n');
         text

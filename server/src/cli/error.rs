@@ -63,14 +63,8 @@ pub(super) enum CliError {
     #[error("{0}")]
     ConfigText(String),
     /// A model directory cannot be used.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// A directory holds no model.
-    #[error(
-        "'{}' is no model directory: it holds neither a config.pbtxt nor config.json with model.safetensors (itself or in a version directory)",
-        .0.display()
-    )]
-    NoModel(PathBuf),
+    #[error("'{}' cannot be served: {problem}", .path.display())]
+    Load { path: PathBuf, problem: LoadError },
     /// The example models are not there.
     #[error("'{}' holds no model '{model}'; `scripts/fetch-models` brings the example models", .repository.display())]
     NoExample { repository: PathBuf, model: String },
