@@ -37,7 +37,7 @@ pub(in crate::cli) enum ServeError {
     Panicked(String),
     #[error(transparent)]
     Startup(#[from] StartupError),
-    #[error("the exit timeout is over; {requests} requests were cut off")]
+    #[error("the exit timeout is over; requests that were cut off: {requests}")]
     CutOff { requests: usize },
     #[error("interrupted by a second signal")]
     Interrupted,
