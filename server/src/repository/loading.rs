@@ -10,11 +10,12 @@ use tokio::task::JoinHandle;
 
 use crate::clock;
 use crate::config::{BackendKind, Composing, EnsembleGraph, InstanceKind, ModelConfig, Scheduling};
-use crate::error::{ConfigError, EnsembleProblem, InferError, LoadError};
+use crate::error::{ConfigError, ConfigProblem, EnsembleProblem, InferError, LoadError};
 use crate::instance::{Backend, InstancePool, InstanceSlot, ModelInstance, ServedVersion, open_backend};
 use crate::observe::statistics::ModelStatistics;
-use crate::request::{Entry, VersionChoice};
-use crate::scheduler::{ComposingModels, ModelHandle, Scheduler};
+use crate::request::VersionChoice;
+use crate::scheduler::ensemble::EnsembleScheduler;
+use crate::scheduler::{ComposingModels, ModelHandle};
 
 use super::Repository;
 use super::definition::Definition;
@@ -69,24 +70,16 @@ impl Backend for WatchedBackend {
     }
 }
 
-/// A scheduler of an ensemble, which has no instances to hold the farewell.
-struct WatchedScheduler {
-    scheduler: Arc<dyn Scheduler>,
+/// The way from an ensemble to its models. It does not keep the repository alive. The ensemble and every
+/// request that runs through it hold it, as instances hold [`WatchedBackend`].
+struct Composers {
+    repository: Weak<Repository>,
     _farewell: Farewell,
 }
 
-impl Scheduler for WatchedScheduler {
-    fn enqueue(&self, group: Vec<Entry>) {
-        self.scheduler.enqueue(group);
-    }
-}
-
-/// The way from an ensemble to its models. It does not keep the repository alive.
-struct Composers(Weak<Repository>);
-
 impl ComposingModels for Composers {
     fn resolve(&self, model: &str, version: VersionChoice) -> Result<Arc<ModelHandle>, InferError> {
-        self.0.upgrade().ok_or(InferError::ServerExiting)?.resolve(model, version)
+        self.repository.upgrade().ok_or(InferError::ServerExiting)?.resolve(model, version)
     }
 }
 
@@ -148,23 +141,28 @@ impl Repository {
     fn open_ensemble(&self, definition: &Arc<Definition>, failures: &BTreeMap<String, String>) -> OpenResult {
         let mut opened = Vec::new();
         for version in definition.versions.keys() {
-            let started = clock::now();
-            let config = self.check_ensemble(&definition.config, failures).map_err(|problem| {
-                let error = LoadError::Config(ConfigError { problems: vec![problem.into()] });
-                vec![(*version, error)]
-            })?;
-            let generation = self.next_number();
-            let statistics: Arc<ModelStatistics> = Arc::default();
-            let composers: Arc<dyn ComposingModels> = Arc::new(Composers(self.this.clone()));
-            let scheduler =
-                ensemble_scheduler(&config, *version, &statistics, composers).map_err(|error| vec![(*version, error)])?;
-            let scheduler = WatchedScheduler { scheduler, _farewell: self.farewell(definition, *version, generation) };
-            let handle = ModelHandle::new(Arc::clone(&config), *version, Arc::clone(&statistics), Arc::new(scheduler));
-            let live = Live { handle: Arc::new(handle), instances: None };
-            let load_seconds = clock::now().since(started).as_secs_f64();
-            opened.push((*version, Opened { generation, config, statistics, live, load_seconds }));
+            let one = self.open_ensemble_version(definition, *version, failures);
+            opened.push((*version, one.map_err(|error| vec![(*version, error.into())])?));
         }
         Ok(opened)
+    }
+
+    fn open_ensemble_version(
+        &self,
+        definition: &Definition,
+        version: u64,
+        failures: &BTreeMap<String, String>,
+    ) -> Result<Opened, ConfigError> {
+        let started = clock::now();
+        let config = self.check_ensemble(&definition.config, failures).map_err(ConfigProblem::from)?;
+        let generation = self.next_number();
+        let statistics: Arc<ModelStatistics> = Arc::default();
+        let farewell = self.farewell(definition, version, generation);
+        let composers = Arc::new(Composers { repository: self.this.clone(), _farewell: farewell });
+        let scheduler = EnsembleScheduler::new(Arc::clone(&config), version, Arc::clone(&statistics), composers)?;
+        let handle = ModelHandle::new(Arc::clone(&config), version, Arc::clone(&statistics), scheduler);
+        let live = Live { handle: Arc::new(handle), instances: None };
+        Ok(Opened { generation, config, statistics, live, load_seconds: clock::now().since(started).as_secs_f64() })
     }
 
     /// Compares an ensemble with the models that it is made of, as they serve now. What comes back says whether
@@ -286,13 +284,4 @@ fn queue_batches(config: &ModelConfig) -> usize {
 pub(super) fn device(config: &ModelConfig) -> &'static str {
     let kinds = config.instance_groups.iter().map(|group| &group.kind);
     kinds.map(|kind| if matches!(kind, InstanceKind::Gpu(_)) { "gpu" } else { "cpu" }).max().unwrap_or("none")
-}
-
-fn ensemble_scheduler(
-    config: &Arc<ModelConfig>,
-    _version: u64,
-    _statistics: &Arc<ModelStatistics>,
-    _composers: Arc<dyn ComposingModels>,
-) -> Result<Arc<dyn Scheduler>, LoadError> {
-    Err(LoadError::Backend { model: config.name.to_string(), reason: "ensembles cannot be run yet".to_owned() })
 }
