@@ -3,3 +3,4 @@
 mod cli;
 mod repository;
 mod tidy;
+mod wire;
