@@ -157,4 +157,3 @@ async fn short_index(repository: &Repository) -> Vec<String> {
     };
     index(repository).await.into_iter().map(show).collect()
 }
-
