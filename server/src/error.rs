@@ -107,6 +107,12 @@ pub enum EnsembleProblem {
     NoStep { ensemble: String },
     #[error("must specify '{field}' in step {step} of ensemble '{ensemble}'")]
     StepWithout { ensemble: String, step: usize, field: &'static str },
+    #[error("'model_version' must be a version >= 1, or -1 for the latest, got {got} in step {step} of ensemble '{ensemble}'")]
+    StepVersion { ensemble: String, step: usize, got: i64 },
+    #[error(
+        "'model_namespace' is not supported by this server, got '{got}' in step {step} of ensemble '{ensemble}'; remove it, and give models names that differ"
+    )]
+    Namespace { ensemble: String, step: usize, got: String },
     #[error("ensemble tensor '{tensor}' can appear in an output map only once for ensemble '{ensemble}' step {step}")]
     WrittenTwice { ensemble: String, tensor: String, step: usize },
     #[error("input '{input}' in model '{model}' is mapped to multiple ensemble tensors for ensemble '{ensemble}' step {step}")]
@@ -130,7 +136,9 @@ pub enum EnsembleProblem {
     #[error("in ensemble {ensemble}, input {input} in model {model} is not mapped to any ensemble tensors")]
     InputNotMapped { ensemble: String, input: String, model: String },
     #[error(
-        "in ensemble {ensemble}, ensemble tensor {tensor}: inconsistent data type: {got} is inferred from model {model} while {expected} is inferred from model {other}"
+        "in ensemble {ensemble}, ensemble tensor {tensor}: inconsistent data type: {} is inferred from model {model} while {} is inferred from model {other}",
+        configured(.got),
+        configured(.expected)
     )]
     InconsistentType { ensemble: String, tensor: String, got: DataType, model: String, expected: DataType, other: String },
     #[error(
@@ -155,6 +163,14 @@ pub enum EnsembleProblem {
     DependencyInvalid { ensemble: String, model: String, reason: String },
 }
 
+/// A datatype as configurations spell it.
+fn configured(datatype: &DataType) -> String {
+    match datatype {
+        DataType::Bytes => "TYPE_STRING".to_owned(),
+        other => format!("TYPE_{other}"),
+    }
+}
+
 fn disconnected(unconnected: &Option<String>) -> String {
     unconnected
         .as_ref()
@@ -169,6 +185,10 @@ pub enum LoadError {
     Config(#[from] ConfigError),
     #[error("unable to read '{path}' of model '{model}': {reason}")]
     Io { model: String, path: String, reason: String },
+    #[error("model '{model}' has no configuration: there is no config.pbtxt{hint}")]
+    NoConfiguration { model: String, hint: &'static str },
+    #[error("at least one version must be available under the version policy of model '{model}'{}", version_hint(.model, .present))]
+    NoVersions { model: String, present: Vec<u64> },
     #[error("version {version} of model '{model}' has no directory")]
     NoDirectory { model: String, version: u64 },
     #[error("model '{model}': {reason}")]
@@ -189,6 +209,15 @@ pub enum LoadError {
     Panicked { model: String, message: String },
     #[error("unable to start a thread for model '{model}': {reason}")]
     Thread { model: String, reason: String },
+}
+
+fn version_hint(model: &str, present: &[u64]) -> String {
+    if present.is_empty() {
+        format!("; it has no version directory, create '{model}/1' (it may be empty for a builtin model)")
+    } else {
+        let versions: Vec<String> = present.iter().map(u64::to_string).collect();
+        format!("; it has {}", versions.join(", "))
+    }
 }
 
 /// Why a model could not run a batch (or one request of it).
@@ -289,12 +318,17 @@ pub enum InferError {
     ClassificationType { datatype: DataType },
     #[error("classification output tensor too large: {elements} elements, expected at most {limit}")]
     ClassificationTooLarge { elements: usize, limit: usize },
+    #[error("output can't set both 'shared_memory_region' and 'classification'")]
+    ClassificationInSharedMemory,
 }
 
 /// What is wrong with a request's tensors.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum RequestProblem {
+    /// A step of an ensemble left out what another step cannot do without.
+    #[error("unexpected deadlock, at least one output is not set while no more ensemble steps can be made")]
+    Deadlock,
     #[error(
         "expected {expected} but got {got} inputs for model '{model}'. Got input(s) [{present}], but missing required input(s) [{missing}]. Please provide all required input(s)."
     )]

@@ -7,17 +7,8 @@ use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
 /// `p` of the module's documentation from the highest power down, fitted to `exp(z^2) * erfc(z)` on 0 to 10 by linear
 /// programming for the least relative error, which is 4.3e-8.
-const TAIL: [f32; 9] = [
-    -0.059_070_997,
-    0.284_584_1,
-    -0.487_217_19,
-    0.278_085,
-    -0.026_636_632,
-    0.202_690_96,
-    0.243_102_86,
-    0.282_375_43,
-    0.282_086_4,
-];
+const TAIL: [f32; 9] =
+    [-0.059_070_997, 0.284_584_1, -0.487_217_2, 0.278_085, -0.026_636_632, 0.202_690_96, 0.243_102_86, 0.282_375_43, 0.282_086_4];
 
 /// Fills `out` with GELU of `x + bias`; `x` holds rows of the length of `bias`.
 pub(super) fn bias_gelu(x: &[f32], bias: &[f32], out: &mut [f32]) {

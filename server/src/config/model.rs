@@ -361,6 +361,10 @@ fn normalize(
     if backend == BackendKind::Ensemble {
         "ensemble".clone_into(&mut written.platform);
         written.backend.clear();
+        if let Some(SchedulingChoice::EnsembleScheduling(ensemble)) = &mut written.scheduling_choice {
+            // Both ask for the latest version; clients that follow the steps only know the one.
+            ensemble.step.iter_mut().filter(|step| step.model_version == 0).for_each(|step| step.model_version = -1);
+        }
     }
     written
 }

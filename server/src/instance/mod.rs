@@ -23,7 +23,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use candle::{Described, describe};
+pub use candle::{Described, describe, is_hub_directory};
 pub use execute::Execution;
 pub use pool::InstancePool;
 pub use stream::{ResponseStream, StreamedResponse};

@@ -1,3 +1,4 @@
 //! Integration tests of the server, in one binary.
 
+mod repository;
 mod tidy;

@@ -1,0 +1,7 @@
+//! Integration tests of the crate: fixtures against recorded outputs, refusals, hostile files.
+
+mod fixture;
+mod golden;
+mod hostile;
+mod refusals;
+mod texts;

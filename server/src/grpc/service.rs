@@ -1,0 +1,167 @@
+//! The inference service: each RPC in a few lines, its work in the file beside this one that is named for it.
+
+use proto::inference::grpc_inference_service_server::GrpcInferenceService;
+use proto::inference::{
+    CudaSharedMemoryRegisterRequest, CudaSharedMemoryRegisterResponse, CudaSharedMemoryStatusRequest,
+    CudaSharedMemoryStatusResponse, CudaSharedMemoryUnregisterRequest, CudaSharedMemoryUnregisterResponse, LogSettingsRequest,
+    LogSettingsResponse, ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
+    ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest, ModelStatisticsResponse,
+    RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest, RepositoryModelLoadResponse,
+    RepositoryModelUnloadRequest, RepositoryModelUnloadResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest,
+    ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse, SystemSharedMemoryRegisterRequest,
+    SystemSharedMemoryRegisterResponse, SystemSharedMemoryStatusRequest, SystemSharedMemoryStatusResponse,
+    SystemSharedMemoryUnregisterRequest, SystemSharedMemoryUnregisterResponse, TraceSettingRequest, TraceSettingResponse,
+};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::front_end::FrontEnd;
+use super::{control, metadata, statistics, status, stream, unary};
+
+type Reply<T> = Result<Response<T>, Status>;
+
+/// Answers the RPCs of the inference service.
+pub(super) struct InferenceService {
+    front_end: FrontEnd,
+}
+
+impl InferenceService {
+    pub(super) fn new(front_end: FrontEnd) -> Self {
+        Self { front_end }
+    }
+
+    fn refuse_when_stopping(&self) -> Result<(), Status> {
+        self.front_end.lifecycle.refuse_when_stopping().map_err(|error| status::infer_status("", &error))
+    }
+}
+
+#[tonic::async_trait]
+impl GrpcInferenceService for InferenceService {
+    type ModelStreamInferStream = stream::InferStream;
+
+    async fn server_live(&self, _: Request<ServerLiveRequest>) -> Reply<ServerLiveResponse> {
+        self.refuse_when_stopping()?;
+        Ok(Response::new(ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Reply<ServerReadyResponse> {
+        self.refuse_when_stopping()?;
+        Ok(Response::new(ServerReadyResponse { ready: self.front_end.is_ready() }))
+    }
+
+    async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Reply<ModelReadyResponse> {
+        self.refuse_when_stopping()?;
+        let ModelReadyRequest { name, version } = request.into_inner();
+        let ready = self.front_end.is_model_ready(&name, &version).map_err(|error| status::infer_status(&name, &error))?;
+        Ok(Response::new(ModelReadyResponse { ready }))
+    }
+
+    async fn server_metadata(&self, _: Request<ServerMetadataRequest>) -> Reply<ServerMetadataResponse> {
+        self.refuse_when_stopping()?;
+        Ok(Response::new(metadata::server(&self.front_end)))
+    }
+
+    async fn model_metadata(&self, request: Request<ModelMetadataRequest>) -> Reply<ModelMetadataResponse> {
+        self.refuse_when_stopping()?;
+        let ModelMetadataRequest { name, version } = request.into_inner();
+        let found = metadata::model(&self.front_end, &name, &version);
+        found.map(Response::new).map_err(|error| status::infer_status(&name, &error))
+    }
+
+    async fn model_infer(&self, request: Request<ModelInferRequest>) -> Reply<ModelInferResponse> {
+        unary::infer(&self.front_end, request).await
+    }
+
+    async fn model_stream_infer(&self, requests: Request<Streaming<ModelInferRequest>>) -> Reply<Self::ModelStreamInferStream> {
+        Ok(Response::new(stream::infer(&self.front_end, requests)))
+    }
+
+    async fn model_config(&self, request: Request<ModelConfigRequest>) -> Reply<ModelConfigResponse> {
+        self.refuse_when_stopping()?;
+        let ModelConfigRequest { name, version } = request.into_inner();
+        let found = metadata::config(&self.front_end, &name, &version);
+        found.map(Response::new).map_err(|error| status::infer_status(&name, &error))
+    }
+
+    async fn model_statistics(&self, request: Request<ModelStatisticsRequest>) -> Reply<ModelStatisticsResponse> {
+        self.refuse_when_stopping()?;
+        let ModelStatisticsRequest { name, version } = request.into_inner();
+        statistics::statistics(&self.front_end, &name, &version).map(Response::new)
+    }
+
+    async fn repository_index(&self, request: Request<RepositoryIndexRequest>) -> Reply<RepositoryIndexResponse> {
+        self.refuse_when_stopping()?;
+        let index = control::index(&self.front_end.repository, request.into_inner()).await;
+        index.map(Response::new).map_err(|error| status::control_status("", &error))
+    }
+
+    async fn repository_model_load(&self, request: Request<RepositoryModelLoadRequest>) -> Reply<RepositoryModelLoadResponse> {
+        self.refuse_when_stopping()?;
+        let request = request.into_inner();
+        let model = request.model_name.clone();
+        let loaded = control::load(&self.front_end.repository, request).await;
+        loaded.map_err(|error| status::control_status(&model, &error))?;
+        Ok(Response::new(RepositoryModelLoadResponse {}))
+    }
+
+    async fn repository_model_unload(
+        &self,
+        request: Request<RepositoryModelUnloadRequest>,
+    ) -> Reply<RepositoryModelUnloadResponse> {
+        self.refuse_when_stopping()?;
+        let request = request.into_inner();
+        let model = request.model_name.clone();
+        let unloaded = control::unload(&self.front_end.repository, request).await;
+        unloaded.map_err(|error| status::control_status(&model, &error))?;
+        Ok(Response::new(RepositoryModelUnloadResponse {}))
+    }
+
+    async fn system_shared_memory_status(
+        &self,
+        _: Request<SystemSharedMemoryStatusRequest>,
+    ) -> Reply<SystemSharedMemoryStatusResponse> {
+        Err(status::not_built("SystemSharedMemoryStatus"))
+    }
+
+    async fn system_shared_memory_register(
+        &self,
+        _: Request<SystemSharedMemoryRegisterRequest>,
+    ) -> Reply<SystemSharedMemoryRegisterResponse> {
+        Err(status::not_built("SystemSharedMemoryRegister"))
+    }
+
+    async fn system_shared_memory_unregister(
+        &self,
+        _: Request<SystemSharedMemoryUnregisterRequest>,
+    ) -> Reply<SystemSharedMemoryUnregisterResponse> {
+        Err(status::not_built("SystemSharedMemoryUnregister"))
+    }
+
+    async fn cuda_shared_memory_status(
+        &self,
+        _: Request<CudaSharedMemoryStatusRequest>,
+    ) -> Reply<CudaSharedMemoryStatusResponse> {
+        Err(status::not_built("CudaSharedMemoryStatus"))
+    }
+
+    async fn cuda_shared_memory_register(
+        &self,
+        _: Request<CudaSharedMemoryRegisterRequest>,
+    ) -> Reply<CudaSharedMemoryRegisterResponse> {
+        Err(status::not_built("CudaSharedMemoryRegister"))
+    }
+
+    async fn cuda_shared_memory_unregister(
+        &self,
+        _: Request<CudaSharedMemoryUnregisterRequest>,
+    ) -> Reply<CudaSharedMemoryUnregisterResponse> {
+        Err(status::not_built("CudaSharedMemoryUnregister"))
+    }
+
+    async fn trace_setting(&self, _: Request<TraceSettingRequest>) -> Reply<TraceSettingResponse> {
+        Err(status::not_built("TraceSetting"))
+    }
+
+    async fn log_settings(&self, _: Request<LogSettingsRequest>) -> Reply<LogSettingsResponse> {
+        Err(status::not_built("LogSettings"))
+    }
+}

@@ -1,0 +1,398 @@
+//! One request of an ensemble under way: it carries out what its run says.
+//!
+//! Whoever brings a step's response changes the run under the lock, then starts steps and answers the client
+//! without it. Steps are started by one thread at a time, from a queue: a step that is answered while it is
+//! submitted (a refusal) only adds to the queue, so neither lock nor stack is in its way. The client is
+//! answered by one thread at a time as well, so that its answers keep their order.
+//!
+//! A client that reads slowly blocks the thread that answers it. That must not be a thread of the async
+//! runtime, so answers that others follow are only ever made by threads that brought a response (see
+//! [`ResponseSink::deliver`]); those that merely refuse a step make last answers, which never block.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use crate::clock::{self, Timestamp};
+use crate::error::{InferError, RequestProblem, RequestTag};
+use crate::observe::statistics::RequestTiming;
+use crate::request::{
+    Cancellation, ComputeTiming, Delivery, Entry, InferRequest, InferResponse, OutputTensor, Parameters, RequestOptions,
+    Responder, ResponseSink,
+};
+use crate::scheduler::failure_reason;
+
+use super::convert::{self, Value};
+use super::gate::Admission;
+use super::run::{Fault, Firing, Move, Plan, Run, StepFacts};
+use super::{Handles, Permit, ServedEnsemble};
+
+/// Answers that may wait for the client before decoupled steps are held back.
+const MAX_WAITING_ANSWERS: usize = 32;
+
+/// One request of an ensemble.
+pub(super) struct Call {
+    served: Arc<ServedEnsemble>,
+    handles: Handles,
+    plan: Arc<Plan>,
+    id: String,
+    options: RequestOptions,
+    parameters: Parameters,
+    /// Of the ensemble's outputs, those that are requested.
+    requested: Vec<usize>,
+    rows: usize,
+    received_at: Timestamp,
+    queue: Duration,
+    cancellation: Cancellation,
+    state: Mutex<State>,
+    /// The run is over, whatever still is under way; read without the lock.
+    is_over: AtomicBool,
+    /// Answers were delivered.
+    delivered: Condvar,
+}
+
+struct State {
+    run: Run<Value>,
+    firings: VecDeque<Firing<Value>>,
+    /// A thread is starting steps.
+    is_firing: bool,
+    answers: VecDeque<Delivery>,
+    /// The thread that answers the client.
+    answering: Option<ThreadId>,
+    responder: Option<Responder>,
+    permit: Option<Permit>,
+    /// Times of the steps, all in all and since the last answer.
+    total: ComputeTiming,
+    recent: ComputeTiming,
+    /// Per step: places taken at the gate.
+    places: Vec<usize>,
+}
+
+impl State {
+    fn add(&mut self, timing: ComputeTiming) {
+        for sum in [&mut self.total, &mut self.recent] {
+            sum.input = sum.input.saturating_add(timing.input);
+            sum.infer = sum.infer.saturating_add(timing.infer);
+            sum.output = sum.output.saturating_add(timing.output);
+        }
+    }
+}
+
+impl Call {
+    /// Starts a request that may be under way.
+    pub(super) fn start(permit: Permit, handles: Handles, facts: &[Option<StepFacts>], entry: Entry, now: Timestamp) {
+        let served = Arc::clone(&permit.served);
+        let Entry { request, responder, queued_at, .. } = entry;
+        let plan = Arc::new(Plan::new(&served.graph, &request.outputs, facts));
+        let specs = served.config.inputs.iter();
+        let inputs = specs
+            .zip(request.inputs)
+            .map(|(spec, tensor)| tensor.map(|tensor| convert::client_input(&served.config, spec, tensor)))
+            .collect();
+        let cancellation = responder.cancellation().clone();
+        let (run, moves) = Run::start(Arc::clone(&plan), inputs);
+        let state = State {
+            run,
+            firings: VecDeque::new(),
+            is_firing: false,
+            answers: VecDeque::new(),
+            answering: None,
+            permit: Some(permit),
+            total: ComputeTiming::default(),
+            recent: ComputeTiming::default(),
+            places: vec![0; served.graph.steps.len()],
+            responder: Some(responder),
+        };
+        let call = Arc::new(Self {
+            handles,
+            plan,
+            id: request.id,
+            options: request.options,
+            parameters: request.parameters,
+            requested: request.outputs.iter().enumerate().filter(|(_, wanted)| **wanted).map(|(index, _)| index).collect(),
+            rows: request.rows,
+            received_at: request.received_at,
+            queue: now.since(queued_at),
+            cancellation,
+            state: Mutex::new(state),
+            is_over: AtomicBool::new(false),
+            delivered: Condvar::new(),
+            served,
+        });
+        call.accept(&mut call.lock(), moves);
+        call.proceed(Brings::NoResponse);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what a step delivers and goes on with the graph.
+    fn on_delivery(self: &Arc<Self>, step: usize, frame: u64, delivery: Delivery) {
+        let is_last = delivery.is_last();
+        let brings = if matches!(delivery, Delivery::Failed { .. }) { Brings::NoResponse } else { Brings::Response };
+        let is_producer = matches!(delivery, Delivery::Response { .. }) && self.is_decoupled(step);
+        let taken = if is_producer { self.pass_gate(step) } else { Vec::new() };
+        let mut state = self.lock();
+        taken.iter().for_each(|step| state.places[*step] += 1);
+        if self.cancellation.is_cancelled() {
+            let moves = state.run.abort(InferError::Cancelled);
+            self.accept(&mut state, moves);
+        }
+        let moves = match delivery {
+            Delivery::Response { response, last } => {
+                state.add(response.timing);
+                let outputs = self.values(step, *response);
+                state.run.on_response(step, frame, outputs, last)
+            }
+            Delivery::Final => state.run.on_end(step, frame),
+            Delivery::Failed { error, last } => state.run.on_failed(step, frame, error, last),
+        };
+        self.accept(&mut state, moves);
+        if is_last {
+            self.leave_gate(&mut state, step);
+        }
+        let ends_now = state.run.is_over() && !self.is_over.swap(true, Ordering::AcqRel);
+        drop(state);
+        if let (true, Some(gate)) = (ends_now, &self.served.gate) {
+            gate.wake();
+        }
+        self.proceed(brings);
+        if is_producer && !is_last {
+            self.hold_back();
+        }
+    }
+
+    fn is_decoupled(&self, step: usize) -> bool {
+        self.handles[step].as_ref().is_some_and(|handle| handle.config.decoupled)
+    }
+
+    /// The response's outputs in the order of the step's mapped ones.
+    fn values(&self, step: usize, response: InferResponse) -> Vec<Option<Value>> {
+        let batched = self.handles[step].as_ref().is_some_and(|handle| handle.config.max_batch_rows.is_some());
+        let sequence = convert::sequence_parameters(response.parameters);
+        let mut outputs = response.outputs;
+        let take = |mapped: &crate::config::StepTensor| {
+            let index = outputs.iter().position(|output| output.name == mapped.name)?;
+            let tensor = outputs.swap_remove(index).tensor;
+            Some(Value { tensor, batched, sequence: sequence.clone() })
+        };
+        self.served.graph.steps[step].outputs.iter().map(take).collect()
+    }
+
+    /// Puts what is to be done into the queues.
+    fn accept(&self, state: &mut State, moves: Vec<Move<Value>>) {
+        for next in moves {
+            match next {
+                Move::Fire(firing) => {
+                    self.count_at_gate(state, firing.step);
+                    state.firings.push_back(firing);
+                }
+                Move::Answer { outputs, last } => {
+                    let response = Box::new(self.response(outputs, std::mem::take(&mut state.recent)));
+                    state.answers.push_back(Delivery::Response { response, last });
+                }
+                Move::Finish => state.answers.push_back(Delivery::Final),
+                Move::Fail(fault) => {
+                    state.answers.push_back(Delivery::Failed { error: self.error(fault), last: true });
+                }
+            }
+        }
+    }
+
+    fn response(&self, values: Vec<Option<Value>>, timing: ComputeTiming) -> InferResponse {
+        let config = &self.served.config;
+        let mut parameters = Parameters::new();
+        let mut outputs = Vec::with_capacity(values.len());
+        for (index, value) in self.requested.iter().zip(values) {
+            let spec = &config.outputs[*index];
+            let Some(value) = value else {
+                tracing::debug!(ensemble = %config.name, tensor = %spec.name, "composing models did not output a tensor");
+                continue;
+            };
+            if let Some(sequence) = &value.sequence {
+                parameters.extend(sequence.iter().map(|(name, value)| (name.clone(), value.clone())));
+            }
+            outputs.push(OutputTensor { name: Arc::clone(&spec.name), tensor: convert::ensemble_output(value, config, spec) });
+        }
+        InferResponse {
+            model_name: Arc::clone(&config.name),
+            model_version: self.served.version,
+            id: self.id.clone(),
+            parameters,
+            outputs,
+            timing,
+        }
+    }
+
+    fn error(&self, fault: Fault) -> InferError {
+        let tag = || RequestTag(self.id.clone());
+        self.served.inside(match fault {
+            Fault::Aborted(error) => return error,
+            Fault::Step(error) => error,
+            Fault::ResponseCount { got } => InferError::ResponseCount { got },
+            Fault::Deadlock => InferError::Request { tag: tag(), problem: RequestProblem::Deadlock },
+            Fault::TooManyFrames => InferError::QueueFull { tag: tag() },
+        })
+    }
+
+    fn proceed(self: &Arc<Self>, brings: Brings) {
+        self.fire();
+        self.answer(brings);
+    }
+
+    /// Starts the steps that are to run, unless another thread (or this one, further up) is at it.
+    fn fire(self: &Arc<Self>) {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.is_firing, true) {
+            return;
+        }
+        while let Some(firing) = state.firings.pop_front() {
+            drop(state);
+            self.submit(firing);
+            state = self.lock();
+        }
+        state.is_firing = false;
+    }
+
+    fn submit(self: &Arc<Self>, firing: Firing<Value>) {
+        let Firing { step, frame, inputs } = firing;
+        // Only steps that the plan needs are fired, and those were resolved.
+        let Some(handle) = &self.handles[step] else { return };
+        let mapped = &self.served.graph.steps[step];
+        let outputs = &mapped.outputs;
+        let is_used = self.plan.used_outputs(step);
+        let inputs = mapped.inputs.iter().zip(inputs);
+        let request = InferRequest {
+            id: self.id.clone(),
+            options: self.options.clone(),
+            parameters: self.parameters.clone(),
+            inputs: inputs.filter_map(|(input, value)| Some(convert::step_input(value?, &handle.config, &input.name))).collect(),
+            outputs: outputs.iter().zip(is_used).filter(|(_, used)| *used).map(|(output, _)| output.name.to_string()).collect(),
+            received_at: clock::now(),
+        };
+        let sink = StepSink { call: Arc::clone(self), step, frame };
+        handle.submit(request, Responder::new(Box::new(sink), self.cancellation.clone()));
+    }
+
+    /// Answers the client, unless another thread (or this one, further up) is at it.
+    fn answer(&self, brings: Brings) {
+        let mut state = self.lock();
+        if state.answering.is_some() {
+            return;
+        }
+        // Whoever put an answer that others follow brought a response, and comes to deliver it.
+        let may_deliver = |state: &State| match (brings, state.answers.front()) {
+            (Brings::Response, Some(_)) => true,
+            (Brings::NoResponse, Some(delivery)) => delivery.is_last(),
+            (_, None) => false,
+        };
+        while may_deliver(&state)
+            && let Some(delivery) = state.answers.pop_front()
+            && let Some(mut responder) = state.responder.take()
+        {
+            state.answering = Some(thread::current().id());
+            let ended = delivery.is_last().then(|| self.end(&mut state));
+            let total = state.total;
+            drop(state);
+            if let Some(permit) = ended {
+                self.count(&delivery, total);
+                drop(permit);
+            }
+            responder.deliver(delivery);
+            state = self.lock();
+            state.responder = Some(responder);
+            state.answering = None;
+            self.delivered.notify_all();
+        }
+    }
+
+    /// Gives back what the request holds of limits.
+    fn end(&self, state: &mut State) -> Option<Permit> {
+        if let Some(gate) = &self.served.gate {
+            for (step, places) in state.places.iter_mut().enumerate().filter(|(_, places)| **places > 0) {
+                gate.give_back(step, std::mem::take(places));
+            }
+        }
+        state.permit.take()
+    }
+
+    /// Counts the request, before its client knows that it has ended.
+    fn count(&self, last: &Delivery, timing: ComputeTiming) {
+        let total = clock::now().since(self.received_at);
+        let statistics = &self.served.statistics;
+        match last {
+            Delivery::Failed { error, .. } => statistics.record_failure(failure_reason(error), total),
+            Delivery::Response { .. } | Delivery::Final => {
+                statistics.record_batch(self.rows, timing, &[RequestTiming { total, queue: self.queue }]);
+            }
+        }
+    }
+
+    /// Keeps a decoupled step from answering faster than the client reads.
+    fn hold_back(&self) {
+        let mut state = self.lock();
+        let this = thread::current().id();
+        // While another thread answers, it ends when the client reads or leaves, and tells each step on the way.
+        while state.answers.len() >= MAX_WAITING_ANSWERS && state.answering.is_some_and(|other| other != this) {
+            state = self.delivered.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits until what is behind a decoupled step can take one more response; the places taken.
+    fn pass_gate(&self, producer: usize) -> Vec<usize> {
+        let Some(gate) = &self.served.gate else { return Vec::new() };
+        let watched: Vec<usize> = self.plan.behind(producer).collect();
+        let taken: Vec<usize> = watched.iter().copied().filter(|step| self.plan.feeder(*step) == Some(producer)).collect();
+        let is_over = || self.cancellation.is_cancelled() || self.is_over.load(Ordering::Acquire);
+        match gate.admit(&watched, &taken, is_over) {
+            Admission::Admitted => taken,
+            Admission::GivenUp => Vec::new(),
+            Admission::Forced => {
+                tracing::error!(
+                    ensemble = %self.served.config.name,
+                    step = %self.served.graph.steps[producer].model,
+                    "steps behind a decoupled step stayed at max_inflight_requests for too long; letting one more through"
+                );
+                taken
+            }
+        }
+    }
+
+    /// Counts a step that is fired; where its producer waited for its place, that is done.
+    fn count_at_gate(&self, state: &mut State, step: usize) {
+        if let (Some(gate), true, None) = (&self.served.gate, self.plan.is_iterated(step), self.plan.feeder(step)) {
+            gate.take(step);
+            state.places[step] += 1;
+        }
+    }
+
+    fn leave_gate(&self, state: &mut State, step: usize) {
+        if let (Some(gate), true) = (&self.served.gate, state.places[step] > 0) {
+            state.places[step] -= 1;
+            gate.give_back(step, 1);
+        }
+    }
+}
+
+/// Whether the thread at work brought a response of a step, so that the client may hold it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Brings {
+    Response,
+    NoResponse,
+}
+
+/// Takes what one step delivers.
+struct StepSink {
+    call: Arc<Call>,
+    step: usize,
+    frame: u64,
+}
+
+impl ResponseSink for StepSink {
+    fn deliver(&mut self, delivery: Delivery) {
+        self.call.on_delivery(self.step, self.frame, delivery);
+    }
+}
