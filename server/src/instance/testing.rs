@@ -140,7 +140,8 @@ impl TestRequest<'_> {
         self
     }
 
-    fn finish(self) -> ValidRequest {
+    /// The checked request.
+    pub(super) fn finish(self) -> ValidRequest {
         let first = self.inputs.iter().flatten().next();
         let rows = match self.model.served.config.max_batch_rows {
             Some(_) => first.map_or(1, |tensor| tensor.shape().sizes()[0]),
@@ -191,10 +192,10 @@ impl Asked {
     }
 
     /// The only answer, or why there is none.
-    pub(super) fn single(&self) -> Result<InferResponse, InferError> {
+    pub(super) fn single(&self) -> Result<InferResponse, Box<InferError>> {
         match self.next() {
             Delivery::Response { response, last: true } => Ok(*response),
-            Delivery::Failed { error, last: true } => Err(error),
+            Delivery::Failed { error, last: true } => Err(Box::new(error)),
             other => panic!("expected a single answer, got {other:?}"),
         }
     }

@@ -137,7 +137,7 @@ fn who_leaves_ends_the_delay_of_its_batch() {
     let model = TestModel::load(&config("identity", ONE_TENSOR, &more)).unwrap();
     let asked = model.ask(model.request().input("A", int32(&[1], &[1])));
     asked.cancellation.cancel();
-    assert_eq!(asked.single(), Err(InferError::Cancelled));
+    assert_eq!(asked.single(), Err(Box::new(InferError::Cancelled)));
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn unknown_kinds_are_refused_with_the_list() {
 
 #[test]
 fn parameters_are_checked_by_name_and_value() {
-    let unknown = "builtin model 'identity' has no parameter 'omit_output' (model 'm'); it takes: model, model.<version>, \
+    let unknown = "'identity' has no parameter 'omit_output' (model 'm'); it takes: model, model.<version>, \
         max_queue_size, execute_delay_ms, instance_wise_delay_multiplier, creation_delay_sec, missing";
     refused("identity", PAIR, &parameter("omit_output", "A"), unknown);
     let bad = [

@@ -105,6 +105,7 @@ fn repeat_holds_its_instance_no_longer_than_asked() {
     // The only instance takes a second request while the first still has a response to come.
     let slow = model.ask(repeat(&model, &[1, 2], &[0, FOREVER_MS], 0));
     assert_eq!(model.ask(repeat(&model, &[3], &[0], 0)).script(), ["OUT=[1]3 IDX=[1]0", "final*"]);
+    assert!(matches!(slow.next(), Delivery::Response { last: false, .. }));
     slow.cancellation.cancel();
     assert_left(&slow);
     // Who leaves during WAIT frees the instance.
