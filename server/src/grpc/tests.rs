@@ -352,10 +352,10 @@ proptest! {
         let config = model();
         let mut bytes = fitting(raw).encode_to_vec();
         mutations.into_iter().for_each(|mutation| mutate(&mut bytes, mutation));
-        if let Ok(message) = ModelInferRequest::decode(Bytes::from(bytes)) {
-            if let Err(error) = run(message, &config) {
-                prop_assert!(!error.to_string().is_empty());
-            }
+        if let Ok(message) = ModelInferRequest::decode(Bytes::from(bytes))
+            && let Err(error) = run(message, &config)
+        {
+            prop_assert!(!error.to_string().is_empty());
         }
     }
 
