@@ -12,10 +12,14 @@
 //! ```
 //!
 //! # Threads
-//! Nothing here starts a thread of its own. On the CPU candle multiplies matrices on rayon's global pool, with at most
-//! `RAYON_NUM_THREADS` threads (default: the number of physical cores); softmax and layer normalization use the same
-//! pool. That pool is one per process and shared by all models; a process that runs several model instances bounds the
-//! total by setting `RAYON_NUM_THREADS` before the first use. Tokenization runs on the calling thread alone.
+//! Nothing here starts a thread of its own. On the CPU candle multiplies matrices with the `gemm` crate on rayon's global
+//! pool, asking for `RAYON_NUM_THREADS` threads per product (default: the physical cores), and takes softmax to the same
+//! pool; with `RAYON_NUM_THREADS=1` products run on the calling thread. The pool is one per process, is built at its
+//! first use with `RAYON_NUM_THREADS` threads (default: the logical cores) and is shared by all models, so that variable
+//! bounds the computing threads of a process beside those that call [`Model::forward`]. There is no bound per model.
+//! Embedding sums, GELU, normalization, pooling and tokenization run on the calling thread alone.
+
+#![forbid(unsafe_code)]
 
 pub mod card;
 pub mod classifier;

@@ -185,6 +185,10 @@ pub enum LoadError {
     Config(#[from] ConfigError),
     #[error("unable to read '{path}' of model '{model}': {reason}")]
     Io { model: String, path: String, reason: String },
+    #[error("model '{model}' has no configuration: there is no config.pbtxt{hint}")]
+    NoConfiguration { model: String, hint: &'static str },
+    #[error("at least one version must be available under the version policy of model '{model}'{}", version_hint(.model, .present))]
+    NoVersions { model: String, present: Vec<u64> },
     #[error("version {version} of model '{model}' has no directory")]
     NoDirectory { model: String, version: u64 },
     #[error("model '{model}': {reason}")]
@@ -205,6 +209,15 @@ pub enum LoadError {
     Panicked { model: String, message: String },
     #[error("unable to start a thread for model '{model}': {reason}")]
     Thread { model: String, reason: String },
+}
+
+fn version_hint(model: &str, present: &[u64]) -> String {
+    if present.is_empty() {
+        format!("; it has no version directory, create '{model}/1' (it may be empty for a builtin model)")
+    } else {
+        let versions: Vec<String> = present.iter().map(u64::to_string).collect();
+        format!("; it has {}", versions.join(", "))
+    }
 }
 
 /// Why a model could not run a batch (or one request of it).

@@ -112,6 +112,12 @@ impl Layer {
         })
     }
 
+    /// Elements per token of the largest intermediate tensor for rows of `width` columns.
+    pub(super) fn elements_per_token(&self, width: usize) -> usize {
+        let inner = self.up.bias.elem_count();
+        inner.max(self.heads.saturating_mul(width)).max(3 * self.hidden_size)
+    }
+
     /// `x: [rows * width, hidden] f32` to the same shape.
     pub(super) fn forward(&self, x: &Tensor, batch: &TokenBatch) -> Result<Tensor, ModelError> {
         let attended = self.attend(x, batch).during("self-attention")?;

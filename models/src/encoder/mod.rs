@@ -31,6 +31,10 @@ pub const ATTENTION_MASK: &str = "attention_mask";
 /// The optional input of segment numbers.
 pub const TOKEN_TYPE_IDS: &str = "token_type_ids";
 
+/// The most elements of one intermediate tensor (128 MiB in f32). Attention scores grow with the square of the width, so
+/// a large batch of long texts would otherwise need gigabytes; more rows than fit are run in parts.
+const ELEMENTS_AT_ONCE: usize = 1 << 25;
+
 /// A loaded encoder. Clones share the weights.
 #[derive(Debug, Clone)]
 pub struct Encoder {
@@ -123,6 +127,29 @@ impl Encoder {
     /// # Errors
     /// [`ModelError::Tensor`] or [`ModelError::Kernel`] if the computation fails.
     pub fn forward(&self, batch: &TokenBatch) -> Result<Tensor, ModelError> {
+        self.forward_in_parts(batch, self.rows_at_once(batch.width()))
+    }
+
+    /// How many rows of `width` columns keep the largest intermediate tensor below [`ELEMENTS_AT_ONCE`]; at least one.
+    fn rows_at_once(&self, width: usize) -> usize {
+        let per_token = self.layers.iter().map(|layer| layer.elements_per_token(width)).max().unwrap_or(1);
+        (ELEMENTS_AT_ONCE / per_token.saturating_mul(width).max(1)).max(1)
+    }
+
+    fn forward_in_parts(&self, batch: &TokenBatch, rows_at_once: usize) -> Result<Tensor, ModelError> {
+        if batch.rows() <= rows_at_once {
+            return self.forward_whole(batch);
+        }
+        let mut parts = Vec::new();
+        for start in (0..batch.rows()).step_by(rows_at_once) {
+            let rows = rows_at_once.min(batch.rows() - start);
+            let part = batch.part(start, rows).during("taking rows of a batch")?;
+            parts.push(self.forward_whole(&part)?);
+        }
+        Tensor::cat(&parts, 0).during("joining the parts of a batch")
+    }
+
+    fn forward_whole(&self, batch: &TokenBatch) -> Result<Tensor, ModelError> {
         let (rows, width) = (batch.rows(), batch.width());
         let mut hidden = self.embed(batch)?;
         for layer in &self.layers {
@@ -165,5 +192,48 @@ impl Encoder {
     /// What stands before the encoder's tensor names in its weight file, such as `bert.`.
     pub(crate) fn prefix(&self) -> &'static str {
         self.prefix
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn encoder() -> Encoder {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/roberta");
+        let card = ModelCard::read(&dir).unwrap();
+        Encoder::load(&card, &Weights::open(&dir).unwrap(), &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn parts_give_what_the_whole_gives() {
+        let encoder = encoder();
+        let ids: Vec<i64> = (0..35).map(|i| 3 + i % 40).collect();
+        let mask: Vec<i64> = (0..35).map(|i| i64::from(i % 7 <= i / 7 + 1)).collect();
+        let tensor = |values: Vec<i64>| Tensor::from_vec(values, (5, 7), &Device::Cpu).unwrap();
+        let (ids, mask) = (tensor(ids), tensor(mask));
+        for types in [None, Some(ids.zeros_like().unwrap())] {
+            let batch = encoder.check(&ids, &mask, types.as_ref()).unwrap();
+            let flat = |tensor: Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let whole = flat(encoder.forward(&batch).unwrap());
+            for rows_at_once in 1..5 {
+                let parts = flat(encoder.forward_in_parts(&batch, rows_at_once).unwrap());
+                let largest = whole.iter().zip(&parts).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+                assert_eq!(whole.len(), parts.len());
+                assert!(largest <= 2e-6, "{rows_at_once}: {largest:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn long_rows_are_run_in_parts() {
+        let encoder = encoder();
+        // Three heads: 3 * width scores per token outgrow the other tensors (3 * hidden = 72) from width 25 on.
+        assert_eq!(encoder.rows_at_once(10), (1 << 25) / (72 * 10));
+        assert_eq!(encoder.rows_at_once(1000), (1 << 25) / (3000 * 1000));
+        assert_eq!(encoder.rows_at_once(1 << 40), 1);
+        assert_eq!(encoder.rows_at_once(0), 1 << 25);
     }
 }

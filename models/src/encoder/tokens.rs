@@ -81,6 +81,20 @@ impl TokenBatch {
         tensors().during("moving the tokens to the device")
     }
 
+    /// The rows from `start` on, `rows` of them.
+    pub(super) fn part(&self, start: usize, rows: usize) -> candle_core::Result<TokenBatch> {
+        let flat = |tensor: &Tensor| tensor.narrow(0, start * self.width, rows * self.width);
+        Ok(TokenBatch {
+            rows,
+            width: self.width,
+            ids: flat(&self.ids)?,
+            mask: self.mask.narrow(0, start, rows)?,
+            score_bias: self.score_bias.as_ref().map(|bias| bias.narrow(0, start, rows)).transpose()?,
+            type_ids: self.type_ids.as_ref().map(flat).transpose()?,
+            position_ids: self.position_ids.as_ref().map(flat).transpose()?,
+        })
+    }
+
     /// Texts in the batch.
     pub fn rows(&self) -> usize {
         self.rows

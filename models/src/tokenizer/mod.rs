@@ -7,9 +7,9 @@ mod cut;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::{PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
 
@@ -56,17 +56,6 @@ pub struct Encoded {
     pub width: usize,
 }
 
-/// The parts of `tokenizer.json` that this crate looks at itself.
-#[derive(Deserialize)]
-struct Parts {
-    #[serde(default)]
-    normalizer: Value,
-    #[serde(default)]
-    pre_tokenizer: Value,
-    #[serde(default)]
-    padding: Value,
-}
-
 impl Tokenizer {
     /// Reads `tokenizer.json` of `dir`; texts will be truncated to `max_length` tokens, special tokens included.
     ///
@@ -81,20 +70,18 @@ impl Tokenizer {
             let hint = "texts cannot be tokenized without it; convert older vocabularies with save_pretrained";
             return Err(ModelError::FileMissing { path, hint });
         };
+        // Read as plain JSON first: a mistake then has a line, and the rules for cutting texts are in here.
+        let file = parse(&path, &bytes)?;
         let mut inner = deserialize(&path, &bytes)?;
-        let parts: Parts = match serde_json::from_slice(&bytes) {
-            Ok(parts) => parts,
-            Err(_) => return Err(bad(&path, "the top level is not an object of the expected fields")),
-        };
         let config = JsonFile::read(&dir.join("tokenizer_config.json"))?;
         if let Some(config) = &config {
             refuse_left_truncation(config)?;
         }
         inner.with_padding(None);
         set_truncation(&mut inner, &path, max_length)?;
-        let padding_id = padding_id(&inner, dir, config.as_ref(), &parts.padding)?;
+        let padding_id = padding_id(&inner, dir, config.as_ref(), &file["padding"])?;
         let longest_added = inner.get_added_tokens_decoder().values().map(|token| token.content.len()).max();
-        let boundaries = Boundaries::of(&parts.normalizer, &parts.pre_tokenizer, longest_added.unwrap_or(0));
+        let boundaries = Boundaries::of(&file["normalizer"], &file["pre_tokenizer"], longest_added.unwrap_or(0));
         let lowercase = lowercase(dir)?;
         Ok(Tokenizer { inner, boundaries, max_length, padding_id, lowercase })
     }
@@ -146,7 +133,7 @@ impl Tokenizer {
         let mut length = self.max_length.saturating_mul(FIRST_TRY_BYTES_PER_TOKEN).saturating_add(self.boundaries.guard());
         loop {
             let end = self.boundaries.end_of_word_from(text, length);
-            let encoding = self.inner.encode(&text[..end], true).map_err(|error| error.to_string())?;
+            let encoding = guarded(|| self.inner.encode(&text[..end], true))?;
             if end == text.len() || self.boundaries.decided(&encoding, end) {
                 return Ok(encoding);
             }
@@ -155,14 +142,20 @@ impl Tokenizer {
     }
 }
 
-/// Parses `tokenizer.json`.
+/// Builds the library's tokenizer from `tokenizer.json`.
 fn deserialize(path: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer, ModelError> {
-    // Told apart first, so that a syntax error has a line and a wrong tokenizer has a reason.
-    let file = PathBuf::from(path);
-    if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
-        return Err(parse(path, bytes).err().unwrap_or(ModelError::BadTokenizer { path: file, reason: error.to_string() }));
+    guarded(|| tokenizers::Tokenizer::from_bytes(bytes))
+        .map_err(|reason| ModelError::BadTokenizer { path: path.to_path_buf(), reason })
+}
+
+/// Runs a call of the tokenizer library, which unwraps in places that a damaged file can reach: its panic becomes an
+/// error. The library keeps no state that a panic could leave half changed but a cache of words behind a lock, which it
+/// skips when it cannot take it.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match std::panic::catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("the tokenizer library panicked".to_owned()),
     }
-    tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| ModelError::BadTokenizer { path: file, reason: error.to_string() })
 }
 
 fn set_truncation(inner: &mut tokenizers::Tokenizer, path: &Path, max_length: usize) -> Result<(), ModelError> {
@@ -222,8 +215,4 @@ fn lowercase(dir: &Path) -> Result<bool, ModelError> {
         Some(config) => Ok(config.boolean(&["do_lower_case"])?.unwrap_or(false)),
         None => Ok(false),
     }
-}
-
-fn bad(path: &Path, reason: &str) -> ModelError {
-    ModelError::BadTokenizer { path: path.to_path_buf(), reason: reason.to_owned() }
 }

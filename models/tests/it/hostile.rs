@@ -9,6 +9,9 @@ use proptest::prelude::*;
 
 use crate::fixture::copy;
 
+/// Random cases per property: few, since every run draws other ones.
+const CASES: u32 = 150;
+
 /// Files whose content decides how a directory is read.
 const FILES: [&str; 6] = [
     "config.json",
@@ -18,6 +21,11 @@ const FILES: [&str; 6] = [
     "tokenizer_config.json",
     "model.safetensors",
 ];
+
+/// Failures are printed with their input and not kept in files.
+fn config() -> ProptestConfig {
+    ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() }
+}
 
 /// Reads a directory in every way there is; the results may be anything but a panic.
 fn read_all(dir: &Path) {
@@ -81,7 +89,7 @@ fn apply(content: &mut Vec<u8>, damage: &Damage) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(config())]
 
     #[test]
     fn random_bytes_in_any_file(file in prop::sample::select(FILES.to_vec()), bytes in prop::collection::vec(any::<u8>(), 0..400)) {
@@ -171,5 +179,19 @@ fn offsets_that_lie() {
         content.extend([0; 4]);
         std::fs::write(&path, content).unwrap();
         assert!(Weights::open(dir.path()).is_err(), "{header}");
+    }
+}
+
+#[test]
+fn strings_that_are_not_unicode_in_a_tokenizer() {
+    for (from, to) in [(&b"[MASK]"[..], &b"[M\x80SK]"[..]), (b"[MASK]", b"[MA\\ud800]")] {
+        let dir = copy("bert");
+        let path = dir.path().join("tokenizer.json");
+        let content = std::fs::read(&path).unwrap();
+        let at = content.windows(from.len()).position(|window| window == from).unwrap();
+        let damaged = [&content[..at], to, &content[at + from.len()..]].concat();
+        std::fs::write(&path, damaged).unwrap();
+        let error = Tokenizer::load(dir.path(), 16).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("tokenizer.json:1:") && error.contains("not valid JSON"), "{error}");
     }
 }

@@ -119,7 +119,7 @@ fn lower_casing_asked_for_by_sentence_transformers_is_done() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_text_has_the_tokens_of_the_whole_text(

@@ -107,7 +107,8 @@ fn prints_for_readers() {
             ]
           }
         ]
-    "#]].assert_eq(&pbtxt::print(&pbtxt::parse(text, "written").unwrap()));
+    "#]]
+    .assert_eq(&pbtxt::print(&pbtxt::parse(text, "written").unwrap()));
 }
 
 #[test]

@@ -48,7 +48,10 @@ impl UnarySink {
 impl ResponseSink for UnarySink {
     /// Never waits.
     fn deliver(&mut self, delivery: Delivery) {
-        if let (Some(outcome), Some(answer)) = (self.collected.take(delivery), self.answer.take()) {
+        let Some(outcome) = self.collected.take(delivery) else {
+            return;
+        };
+        if let Some(answer) = self.answer.take() {
             // Whoever no longer listens has left, and the request is cancelled already.
             let _ = answer.send(outcome);
         }

@@ -21,6 +21,8 @@ mod status;
 mod stream;
 mod unary;
 
+#[cfg(test)]
+mod tests;
 
 pub use front_end::{DEFAULT_SERVER_NAME, FrontEnd, ServerDescription};
 pub use lifecycle::{Lifecycle, Phase, UnderWay};

@@ -160,3 +160,193 @@ fn status(code: Code, text: &str) -> Status {
     let shown = text.get(..end).unwrap_or_default();
     Status::new(code, format!("{shown}... ({} more bytes)", text.len() - end))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::error::{RequestProblem, RequestTag, WireShape};
+    use crate::tensor::DataType;
+
+    fn m() -> String {
+        "m".to_owned()
+    }
+
+    fn x() -> String {
+        "x".to_owned()
+    }
+
+    fn request(problem: RequestProblem) -> InferError {
+        InferError::Request { tag: RequestTag(String::new()), problem }
+    }
+
+    fn check(table: Vec<(InferError, Code, &str)>) {
+        for (error, code, text) in table {
+            let status = infer_status("m", &error);
+            assert_eq!((status.code(), status.message()), (code, text), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn lookups_and_phases() {
+        check(vec![
+            (InferError::UnknownModel { model: m() }, Code::InvalidArgument, "Request for unknown model: 'm' is not found"),
+            (
+                InferError::UnknownVersion { model: m(), version: 9 },
+                Code::NotFound,
+                "Request for unknown model: 'm' version 9 is not found",
+            ),
+            (
+                InferError::NoAvailableVersions { model: m() },
+                Code::NotFound,
+                "Request for unknown model: 'm' has no available versions",
+            ),
+            (
+                InferError::VersionNotReady { model: m(), version: 1 },
+                Code::Unavailable,
+                "Request for unknown model: 'm' version 1 is not at ready state",
+            ),
+            (
+                InferError::VersionNotPositive { text: "0".to_owned() },
+                Code::InvalidArgument,
+                "invalid model version specified '0' , version should be an integral value > 0",
+            ),
+            (InferError::ServerNotReady, Code::Unavailable, "Server not ready"),
+            (InferError::ServerExiting, Code::Unavailable, "Server exiting"),
+            (InferError::ShuttingDown, Code::Unavailable, "GRPC server is shutting down and has stopped accepting new requests."),
+            (
+                InferError::SchedulerStopped,
+                Code::Unavailable,
+                "Server is stopping, scheduler for model has stopped accepting new inference requests",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn requests() {
+        check(vec![
+            (
+                InferError::UnexpectedInput { input: x(), model: m() },
+                Code::InvalidArgument,
+                "unexpected inference input 'x' for model 'm'",
+            ),
+            (
+                InferError::UnexpectedOutput { output: x(), model: m() },
+                Code::InvalidArgument,
+                "unexpected inference output 'x' for model 'm'",
+            ),
+            (
+                InferError::NoContents { input: x(), model: m() },
+                Code::InvalidArgument,
+                "unable to find data for input tensor 'x' for model 'm' in request.",
+            ),
+            (
+                InferError::ContentsAndRaw { input: x(), model: m() },
+                Code::InvalidArgument,
+                "contents field must not be specified when using raw_input_contents for 'x' for model 'm'",
+            ),
+            (
+                request(RequestProblem::DuplicateInput { input: x() }),
+                Code::InvalidArgument,
+                "[request id: <id_unknown>] input 'x' already exists in request",
+            ),
+            (
+                request(RequestProblem::BatchTooLarge { limit: 8, model: m() }),
+                Code::InvalidArgument,
+                "[request id: <id_unknown>] inference request batch-size must be <= 8 for 'm'",
+            ),
+            (
+                request(RequestProblem::UnspecifiedDim { input: x(), model: m(), got: WireShape(vec![-1, 2]) }),
+                Code::InvalidArgument,
+                "[request id: <id_unknown>] All input dimensions should be specified for input 'x' for model 'm', got [-1,2]",
+            ),
+            (
+                request(RequestProblem::TooManyStrings { input: x(), model: m(), expected: 2, got: 3 }),
+                Code::InvalidArgument,
+                "[request id: <id_unknown>] unexpected number of string elements 3 for inference input 'x' for model 'm', expecting 2",
+            ),
+            (
+                InferError::ClassificationType { datatype: DataType::Fp16 },
+                Code::InvalidArgument,
+                "class result not available for output due to unsupported type 'FP16'",
+            ),
+            (
+                InferError::DecoupledUnary,
+                Code::Unimplemented,
+                "ModelInfer RPC doesn't support models with decoupled transaction policy",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn queues_and_execution() {
+        let internal = |message: &str| InferError::Execute(Arc::new(ExecuteError::Internal { message: message.to_owned() }));
+        let in_ensemble = |source| InferError::EnsembleStep { ensemble: "E".to_owned(), source: Box::new(source) };
+        check(vec![
+            (
+                InferError::QueueFull { tag: RequestTag("mine".to_owned()) },
+                Code::Unavailable,
+                "[request id: mine] Exceeds maximum queue size",
+            ),
+            (InferError::Expired, Code::Unavailable, "Request timeout expired"),
+            (InferError::Cancelled, Code::Cancelled, ""),
+            (InferError::ResponseCount { got: 2 }, Code::Internal, "expected a single response, got 2"),
+            (internal("it broke"), Code::Internal, "it broke"),
+            (
+                InferError::Execute(Arc::new(ExecuteError::InvalidArgument { message: "bad row".to_owned() })),
+                Code::InvalidArgument,
+                "bad row",
+            ),
+            (in_ensemble(internal("it broke")), Code::Internal, "in ensemble 'E', it broke"),
+            (in_ensemble(InferError::Expired), Code::Unavailable, "in ensemble 'E', Request timeout expired"),
+        ]);
+    }
+
+    #[test]
+    fn repository_calls() {
+        let table = [
+            (ControlError::NotExplicit, Code::Unavailable, "explicit model load / unload is not allowed if polling is enabled"),
+            (ControlError::RepositoryName, Code::Unimplemented, "'repository_name' specification is not supported"),
+            (ControlError::StatisticsModel { model: m() }, Code::InvalidArgument, "requested model 'm' is not available"),
+            (
+                ControlError::StatisticsVersion { model: m() },
+                Code::InvalidArgument,
+                "requested model version is not available for model 'm'",
+            ),
+            (
+                ControlError::NotFound { model: m(), reason: None },
+                Code::Internal,
+                "failed to load 'm', failed to poll from model repository",
+            ),
+            (
+                ControlError::LoadFailed { model: m(), clauses: "version 1 is at UNAVAILABLE state: why;\n".to_owned() },
+                Code::InvalidArgument,
+                "load failed for model 'm': version 1 is at UNAVAILABLE state: why;\n",
+            ),
+            (ControlError::ServerExiting, Code::Unavailable, "Server exiting"),
+        ];
+        for (error, code, text) in table {
+            let status = control_status("m", &error);
+            assert_eq!((status.code(), status.message()), (code, text));
+        }
+        assert_eq!(not_built("TraceSetting").message(), "TraceSetting is not built yet");
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let model = "\u{e9}".repeat(100_000);
+        let status = infer_status("m", &InferError::UnknownModel { model });
+        assert!(status.message().len() < MAX_TEXT_BYTES + 40);
+        assert!(status.message().ends_with(" more bytes)"));
+    }
+
+    #[test]
+    fn http_codes_follow_tritons_map() {
+        assert_eq!(http_code(&InferError::UnknownModel { model: m() }), 400);
+        assert_eq!(http_code(&InferError::UnknownVersion { model: m(), version: 1 }), 404);
+        assert_eq!(http_code(&InferError::Expired), 503);
+        assert_eq!(http_code(&InferError::DecoupledUnary), 501);
+        assert_eq!(http_code(&InferError::Abandoned), 500);
+    }
+}

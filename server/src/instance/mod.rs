@@ -18,7 +18,7 @@ mod split;
 mod stream;
 mod warmup;
 
-pub use candle::{Described, describe};
+pub use candle::{Described, describe, is_hub_directory};
 pub use execute::Execution;
 pub use pool::InstancePool;
 pub use stream::{ResponseStream, StreamedResponse};

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::error::ControlError;
 
+use super::Repository;
 use super::records::VersionState;
 use super::scan::Catalog;
-use super::{Repository, scan};
 
 /// One line of the index. A model that was never loaded has only its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,9 +34,8 @@ impl Repository {
         let catalog = if ready_only {
             Catalog::default()
         } else {
-            let roots = self.options.roots.clone();
-            let auto_complete = self.options.auto_complete;
-            let scanned = tokio::task::spawn_blocking(move || scan::catalog(&roots, auto_complete)).await;
+            let reading = self.reading.clone();
+            let scanned = tokio::task::spawn_blocking(move || reading.catalog()).await;
             scanned.map_err(|_| ControlError::ServerExiting)?
         };
         Ok(self.index_over(&catalog, ready_only))

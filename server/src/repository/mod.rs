@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
@@ -30,6 +30,7 @@ mod loading;
 mod overrides;
 mod records;
 mod scan;
+mod swap;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ pub use records::VersionState;
 
 use lifecycle::Gates;
 use records::Records;
+use scan::Reading;
 use table::Table;
 
 /// How models come to be loaded.
@@ -124,14 +126,20 @@ pub struct VersionStatistics {
 /// The model repository.
 pub struct Repository {
     options: RepositoryOptions,
+    reading: Reading,
     /// Itself, for what outlives a call: tasks that load, and versions that report that they are gone.
     this: Weak<Repository>,
     table: ArcSwap<Table>,
     records: Mutex<Records>,
     gates: Gates,
     permits: Arc<Semaphore>,
-    generations: AtomicU64,
+    /// Gives each version that is opened, and each override, a number of its own.
+    numbers: AtomicU64,
+    /// Versions that are open, serving or not.
+    alive: AtomicUsize,
     startup_done: AtomicBool,
+    /// A repository could not be read, or an unknown model was to be loaded, and readiness is strict.
+    startup_failed: AtomicBool,
     exiting: AtomicBool,
     changes: watch::Sender<u64>,
 }
@@ -141,13 +149,20 @@ impl Repository {
     pub fn new(options: RepositoryOptions) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             permits: Arc::new(Semaphore::new(options.load_threads.get())),
+            reading: Reading {
+                roots: options.roots.clone(),
+                config_name: options.config_name.clone(),
+                auto_complete: options.auto_complete,
+            },
             options,
             this: this.clone(),
             table: ArcSwap::default(),
             records: Mutex::default(),
             gates: Gates::default(),
-            generations: AtomicU64::new(1),
+            numbers: AtomicU64::new(1),
+            alive: AtomicUsize::new(0),
             startup_done: AtomicBool::new(false),
+            startup_failed: AtomicBool::new(false),
             exiting: AtomicBool::new(false),
             changes: watch::channel(0).0,
         })
@@ -183,7 +198,10 @@ impl Repository {
     /// Whether the start-up set is loaded and works. Later loads and unloads do not change it; a start-up model
     /// none of whose instances works any more does, and under strict readiness one that failed to load.
     pub fn is_ready(&self) -> bool {
-        self.is_startup_done() && !self.exiting.load(Ordering::Acquire) && self.table.load().required_work()
+        self.is_startup_done()
+            && !self.startup_failed.load(Ordering::Acquire)
+            && !self.exiting.load(Ordering::Acquire)
+            && self.table.load().required_work()
     }
 
     /// Changes whenever a version or the readiness of the server does; the value itself means nothing.
@@ -204,6 +222,10 @@ impl Repository {
     pub fn render_metrics(&self) -> String {
         let series = self.lock().series();
         metrics::render(&series)
+    }
+
+    fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, Records> {

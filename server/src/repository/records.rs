@@ -58,7 +58,11 @@ pub(super) struct VersionRecord {
     pub(super) load_seconds: f64,
 }
 
-/// Why an ensemble does not serve although nobody unloaded it, and that it comes back by itself.
+fn lost(model: &str) -> String {
+    format!("{UNLOADED}, because its composing model '{model}' is not loaded")
+}
+
+/// Whether a model serves, and whether it comes back by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Presence {
     /// Not loaded, or unloaded by request.
@@ -132,8 +136,13 @@ impl Records {
         self.models.entry(model.to_owned()).or_default()
     }
 
-    pub(super) fn remove(&mut self, model: &str) {
-        self.models.remove(model);
+    /// Forgets a model of which there is nothing to know.
+    pub(super) fn forget_empty(&mut self, model: &str) {
+        let is_empty =
+            |record: &ModelRecord| record.versions.is_empty() && record.failure.is_none() && record.required == Requirement::None;
+        if self.models.get(model).is_some_and(is_empty) {
+            self.models.remove(model);
+        }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&String, &ModelRecord)> {
@@ -144,16 +153,54 @@ impl Records {
         std::mem::take(&mut self.retired)
     }
 
-    /// Makes a version that serves stop doing so: it is out of the table with the next store.
-    pub(super) fn retire(&mut self, model: &str, version: u64) {
-        let Some(record) = self.models.get_mut(model).and_then(|model| model.versions.get_mut(&version)) else {
+    /// Makes the versions of a model that serve stop doing so, except some: they are out of the table with the
+    /// next store, and not there once their last request is answered.
+    pub(super) fn retire(&mut self, model: &str, keep: impl Fn(u64) -> bool, reason: &str) {
+        let Some(record) = self.models.get_mut(model) else {
             return;
         };
-        if let Some(live) = record.live.take() {
-            record.state = VersionState::Unloading;
-            record.reason.clear();
-            self.retired.push(live);
+        for (_, version) in record.versions.iter_mut().filter(|(version, _)| !keep(**version)) {
+            if let Some(live) = version.live.take() {
+                version.state = VersionState::Unloading;
+                reason.clone_into(&mut version.reason);
+                self.retired.push(live);
+            }
         }
+    }
+
+    /// Takes every version of every model out of service.
+    pub(super) fn retire_all(&mut self) {
+        let names: Vec<String> = self.models.keys().cloned().collect();
+        for name in names {
+            self.retire(&name, |_| false, UNLOADED);
+        }
+    }
+
+    /// Takes an ensemble out of service until its composing models serve again, and with it those built on it.
+    pub(super) fn suspend(&mut self, model: &str, reason: &str) {
+        let mut pending = vec![(model.to_owned(), reason.to_owned())];
+        while let Some((name, reason)) = pending.pop() {
+            let Some(record) = self.models.get_mut(&name).filter(|record| record.presence == Presence::Serving) else {
+                continue;
+            };
+            record.presence = Presence::Suspended;
+            record.failure = Some(reason.clone());
+            self.retire(&name, |_| false, &reason);
+            tracing::info!(model = %name, %reason, "the ensemble is unavailable");
+            pending.extend(self.dependents(&name).into_iter().map(|ensemble| (ensemble, lost(&name))));
+        }
+    }
+
+    /// Takes the ensembles out of service that use a model which no longer serves.
+    pub(super) fn suspend_dependents(&mut self, model: &str) {
+        for ensemble in self.dependents(model) {
+            self.suspend(&ensemble, &lost(model));
+        }
+    }
+
+    /// Ensembles whose graph uses a model, loaded or not.
+    pub(super) fn dependents(&self, model: &str) -> Vec<String> {
+        self.models.iter().filter(|(_, record)| record.depends_on(model)).map(|(name, _)| name.clone()).collect()
     }
 
     /// Keeps what a newer load has replaced until the lock is free.
@@ -165,19 +212,10 @@ impl Records {
 
     /// The last instance of a version has ended.
     pub(super) fn gone(&mut self, model: &str, version: u64, generation: u64) {
-        let Some(record) = self.models.get_mut(model) else {
-            return;
-        };
-        let suspended = record.presence == Presence::Suspended;
-        if let Some(version) = record.versions.get_mut(&version)
-            && version.generation == generation
-            && version.state == VersionState::Unloading
-        {
-            version.state = VersionState::Unavailable;
-            version.reason = match (&record.failure, suspended) {
-                (Some(reason), true) => reason.clone(),
-                _ => UNLOADED.to_owned(),
-            };
+        let record = self.models.get_mut(model).and_then(|record| record.versions.get_mut(&version));
+        if let Some(record) = record.filter(|record| record.generation == generation && record.state == VersionState::Unloading) {
+            record.state = VersionState::Unavailable;
+            tracing::info!(model, version, "unloaded");
         }
     }
 

@@ -1,3 +1,5 @@
 //! Integration tests of the server, in one binary.
 
+mod repository;
 mod tidy;
+mod wire;

@@ -43,6 +43,11 @@ pub struct Described {
     pub labels: Vec<String>,
 }
 
+/// Whether a directory looks like a Hugging Face model: a description that names an architecture, and weights.
+pub fn is_hub_directory(directory: &Path) -> bool {
+    ModelCard::is_model_directory(directory)
+}
+
 /// Reads what a Hugging Face directory says of itself; `None` where it is not one. Weights are not read.
 ///
 /// # Errors

@@ -1,0 +1,301 @@
+//! Flags of `alcedo serve`, named as Triton names them where it has them, and what they mean together.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, ValueEnum};
+
+use super::ServeError;
+use crate::cli::infer::parse_seconds;
+use crate::cli::log::LogArgs;
+use crate::grpc::GrpcOptions;
+use crate::repository::{ControlMode, RepositoryOptions};
+
+/// Largest message that HTTP/2 and protobuf agree on: 2 GiB - 1.
+const MAX_MESSAGE_BYTES: u32 = i32::MAX as u32;
+
+/// Flags of `alcedo serve`.
+#[derive(Args, Clone, Debug)]
+pub(in crate::cli) struct ServeArgs {
+    #[command(flatten)]
+    models: ModelArgs,
+    #[command(flatten)]
+    listen: ListenArgs,
+    #[command(flatten)]
+    life: LifeArgs,
+    #[command(flatten)]
+    pub(super) log: LogArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Models")]
+struct ModelArgs {
+    /// Model repository, repeatable: a directory with one directory per model. A Hugging Face directory
+    /// (config.json, model.safetensors, tokenizer.json) is served as it is.
+    #[arg(long, visible_alias = "model-store", required = true, value_name = "DIR")]
+    model_repository: Vec<PathBuf>,
+    /// none: load every model at start-up; explicit: load those named by --load-model, and more on request.
+    #[arg(long, value_enum, default_value_t = Mode::None, value_name = "MODE", hide_possible_values = true)]
+    model_control_mode: Mode,
+    /// Model to load at start-up in mode explicit, repeatable; * stands for all.
+    #[arg(long, value_name = "NAME")]
+    load_model: Vec<String>,
+    /// Most model versions that are loaded side by side.
+    #[arg(long, default_value = "4", value_name = "COUNT")]
+    model_load_thread_count: NonZeroUsize,
+    /// Whether a start-up model that failed keeps the server from being ready.
+    #[arg(long, action = ArgAction::Set, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false", hide_possible_values = true)]
+    strict_readiness: bool,
+    /// Use configs/NAME.pbtxt of a model in place of its config.pbtxt, where there is one.
+    #[arg(long, value_name = "NAME")]
+    model_config_name: Option<String>,
+    /// Fill in nothing that a configuration leaves out from the model's files.
+    #[arg(long, action = ArgAction::Set, default_value_t = false, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false", hide_possible_values = true)]
+    disable_auto_complete_config: bool,
+    /// Name of the server in its metadata.
+    #[arg(long, default_value = "triton", value_name = "NAME")]
+    id: String,
+}
+
+/// How models come to be loaded, as written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    None,
+    Explicit,
+    /// Known only to be refused with a reason.
+    Poll,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Listeners")]
+struct ListenArgs {
+    /// Whether to serve gRPC.
+    #[arg(long, action = ArgAction::Set, default_value_t = true, require_equals = true, value_name = "true|false", hide_possible_values = true)]
+    allow_grpc: bool,
+    /// Address of the gRPC port.
+    #[arg(long, default_value = "0.0.0.0", value_name = "ADDRESS")]
+    grpc_address: String,
+    /// gRPC port; 0 takes any free one, which the log names.
+    #[arg(long, default_value_t = 8001, value_name = "PORT")]
+    grpc_port: u16,
+    /// Largest gRPC message, sent or received [default: 2 GiB - 1].
+    #[arg(long, default_value_t = MAX_MESSAGE_BYTES, hide_default_value = true, value_name = "BYTES",
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_MESSAGE_BYTES)))]
+    grpc_max_message_bytes: u32,
+    /// Milliseconds of silence on a gRPC connection after which it is probed.
+    #[arg(long, default_value_t = 7_200_000, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    grpc_keepalive_time: u64,
+    /// Milliseconds that a probed gRPC connection has to answer.
+    #[arg(long, default_value_t = 20_000, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    grpc_keepalive_timeout: u64,
+    /// Whether to serve HTTP: health, and metadata of server and models.
+    #[arg(long, action = ArgAction::Set, default_value_t = true, require_equals = true, value_name = "true|false", hide_possible_values = true)]
+    allow_http: bool,
+    /// Address of the HTTP port.
+    #[arg(long, default_value = "0.0.0.0", value_name = "ADDRESS")]
+    http_address: String,
+    /// HTTP port; 0 takes any free one.
+    #[arg(long, default_value_t = 8000, value_name = "PORT")]
+    http_port: u16,
+    /// Whether to serve metrics.
+    #[arg(long, action = ArgAction::Set, default_value_t = true, require_equals = true, value_name = "true|false", hide_possible_values = true)]
+    allow_metrics: bool,
+    /// Address of the metrics port [default: that of HTTP].
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_address: Option<String>,
+    /// Metrics port; 0 takes any free one.
+    #[arg(long, default_value_t = 8002, value_name = "PORT")]
+    metrics_port: u16,
+    /// Threads that serve connections; models have their own [default: one per core].
+    #[arg(long, value_name = "COUNT")]
+    worker_threads: Option<NonZeroUsize>,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Start and end")]
+struct LifeArgs {
+    /// End with exit code 1 when a start-up model fails to load.
+    #[arg(long, action = ArgAction::Set, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false", hide_possible_values = true)]
+    exit_on_error: bool,
+    /// Seconds after SIGTERM for which the server is not ready but still serves, so that load balancers turn away.
+    #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = parse_seconds)]
+    drain_delay_secs: Duration,
+    /// Seconds that running requests have to finish once new ones are refused.
+    #[arg(long, default_value = "30", value_name = "SECONDS", value_parser = parse_seconds)]
+    exit_timeout_secs: Duration,
+}
+
+/// What the server is started with.
+#[derive(Clone, Debug)]
+pub(in crate::cli) struct ServerConfig {
+    /// Models.
+    pub(in crate::cli) repository: RepositoryOptions,
+    /// Name in the server's metadata.
+    pub(in crate::cli) name: String,
+    /// gRPC, where it is served.
+    pub(in crate::cli) grpc: Option<GrpcConfig>,
+    /// HTTP, where it is served.
+    pub(in crate::cli) http: Option<Address>,
+    /// Metrics, where they are served.
+    pub(in crate::cli) metrics: Option<Address>,
+    /// Threads that serve connections.
+    pub(in crate::cli) threads: Option<NonZeroUsize>,
+    /// End when a start-up model fails.
+    pub(in crate::cli) exit_on_error: bool,
+    /// How long to serve while not being ready.
+    pub(in crate::cli) drain_delay: Duration,
+    /// How long running requests have to finish.
+    pub(in crate::cli) exit_timeout: Duration,
+}
+
+/// Where to listen, and which flags said so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::cli) struct Address {
+    /// Name or number of the host's address.
+    pub(in crate::cli) host: String,
+    /// Port; 0 for any free one.
+    pub(in crate::cli) port: u16,
+    /// The flag to change where the port is taken.
+    pub(in crate::cli) flag: &'static str,
+}
+
+/// How gRPC is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::cli) struct GrpcConfig {
+    /// Where.
+    pub(in crate::cli) address: Address,
+    /// Largest message.
+    pub(in crate::cli) max_message_bytes: usize,
+    /// Silence after which a connection is probed.
+    pub(in crate::cli) keepalive_time: Duration,
+    /// How long a probed connection has to answer.
+    pub(in crate::cli) keepalive_timeout: Duration,
+}
+
+impl Default for GrpcConfig {
+    fn default() -> Self {
+        let options = GrpcOptions::default();
+        Self {
+            address: Address { host: "0.0.0.0".to_owned(), port: 8001, flag: "--grpc-port" },
+            max_message_bytes: options.max_message_bytes,
+            keepalive_time: options.keepalive_time,
+            keepalive_timeout: options.keepalive_timeout,
+        }
+    }
+}
+
+impl ServeArgs {
+    /// What the flags mean together.
+    ///
+    /// # Errors
+    /// [`ServeError::Poll`], [`ServeError::LoadModelWithoutExplicit`], [`ServeError::NothingServed`].
+    pub(super) fn server_config(&self) -> Result<ServerConfig, ServeError> {
+        let (models, listen, life) = (&self.models, &self.listen, &self.life);
+        let control_mode = match models.model_control_mode {
+            Mode::None => ControlMode::None,
+            Mode::Explicit => ControlMode::Explicit,
+            Mode::Poll => return Err(ServeError::Poll),
+        };
+        if control_mode == ControlMode::None && !models.load_model.is_empty() {
+            return Err(ServeError::LoadModelWithoutExplicit);
+        }
+        if !(listen.allow_grpc || listen.allow_http) {
+            return Err(ServeError::NothingServed);
+        }
+        let repository = RepositoryOptions {
+            control_mode,
+            startup_models: models.load_model.clone(),
+            load_threads: models.model_load_thread_count,
+            strict_readiness: models.strict_readiness,
+            config_name: models.model_config_name.clone(),
+            auto_complete: !models.disable_auto_complete_config,
+            ..RepositoryOptions::new(models.model_repository.clone())
+        };
+        let address = |host: &str, port, flag| Address { host: host.to_owned(), port, flag };
+        let metrics_host = listen.metrics_address.as_deref().unwrap_or(&listen.http_address);
+        Ok(ServerConfig {
+            repository,
+            name: models.id.clone(),
+            grpc: listen.allow_grpc.then(|| GrpcConfig {
+                address: address(&listen.grpc_address, listen.grpc_port, "--grpc-port"),
+                max_message_bytes: usize::try_from(listen.grpc_max_message_bytes).unwrap_or(usize::MAX),
+                keepalive_time: Duration::from_millis(listen.grpc_keepalive_time),
+                keepalive_timeout: Duration::from_millis(listen.grpc_keepalive_timeout),
+            }),
+            http: listen.allow_http.then(|| address(&listen.http_address, listen.http_port, "--http-port")),
+            metrics: listen.allow_metrics.then(|| address(metrics_host, listen.metrics_port, "--metrics-port")),
+            threads: listen.worker_threads,
+            exit_on_error: life.exit_on_error,
+            drain_delay: life.drain_delay_secs,
+            exit_timeout: life.exit_timeout_secs,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn config(flags: &str) -> Result<ServerConfig, String> {
+        let line = ["serve"].into_iter().chain(flags.split_whitespace());
+        let line = Line::try_parse_from(line).map_err(|error| error.to_string())?;
+        line.serve.server_config().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_are_those_of_triton() {
+        let config = config("--model-repository a --model-store=b").unwrap();
+        assert_eq!(config.repository.roots, [PathBuf::from("a"), PathBuf::from("b")]);
+        assert_eq!((config.repository.control_mode, config.repository.load_threads.get()), (ControlMode::None, 4));
+        assert!(config.repository.strict_readiness && config.repository.auto_complete && config.exit_on_error);
+        let grpc = config.grpc.unwrap();
+        assert_eq!((grpc.address.host.as_str(), grpc.address.port), ("0.0.0.0", 8001));
+        assert_eq!(grpc.max_message_bytes, 2_147_483_647);
+        assert_eq!((grpc.keepalive_time.as_secs(), grpc.keepalive_timeout.as_secs()), (7200, 20));
+        assert_eq!((config.http.unwrap().port, config.metrics.unwrap().port), (8000, 8002));
+        assert_eq!((config.exit_timeout.as_secs(), config.drain_delay.as_secs()), (30, 5));
+    }
+
+    #[test]
+    fn flags_reach_the_configuration() {
+        let flags = "--model-repository a --model-control-mode explicit --load-model x --load-model=* --strict-readiness=false \
+                     --exit-on-error=false --disable-auto-complete-config --http-address ::1 --metrics-port 0 --allow-grpc=false \
+                     --exit-timeout-secs 0.5 --worker-threads 3 --id me";
+        let config = config(flags).unwrap();
+        assert_eq!(config.repository.startup_models, ["x", "*"]);
+        assert!(!config.repository.strict_readiness && !config.repository.auto_complete && !config.exit_on_error);
+        assert_eq!(config.grpc, None);
+        assert_eq!(config.metrics, Some(Address { host: "::1".to_owned(), port: 0, flag: "--metrics-port" }));
+        assert_eq!((config.exit_timeout.as_millis(), config.threads.unwrap().get(), config.name.as_str()), (500, 3, "me"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let cases = [
+            ("", "--model-repository <DIR>"),
+            ("--model-repository a --model-control-mode poll", "use --model-control-mode explicit"),
+            ("--model-repository a --model-control-mode sometimes", "invalid value 'sometimes'"),
+            ("--model-repository a --load-model x", "needs --model-control-mode explicit"),
+            ("--model-repository a --allow-grpc=false --allow-http=false", "nothing to serve"),
+            ("--model-repository a --allow-grpc=maybe", "invalid value 'maybe'"),
+            ("--model-repository a --grpc-port 70000", "70000"),
+            ("--model-repository a --grpc-max-message-bytes 0", "0 is not in 1.."),
+            ("--model-repository a --model-load-thread-count 0", "invalid value '0'"),
+            ("--model-repository a --exit-timeout-secs -1", "-1"),
+            ("--model-repository a --grpc-prot 1", "similar argument exists: '--grpc-port'"),
+        ];
+        for (flags, text) in cases {
+            let error = config(flags).unwrap_err();
+            assert!(error.contains(text), "{flags}: {error}");
+        }
+    }
+}

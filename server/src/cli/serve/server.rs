@@ -1,0 +1,192 @@
+//! The parts of a running server, from bound sockets to the last answer.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::listen::{Bound, Listeners};
+use super::signals::{Signal, Signals};
+use super::{ServeError, ServerConfig};
+use crate::clock;
+use crate::grpc::{self, FrontEnd, GrpcOptions, Lifecycle};
+use crate::http;
+use crate::repository::{Repository, StartupError};
+
+/// Which listener a task serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listener {
+    Grpc,
+    Http,
+    Metrics,
+}
+
+impl Listener {
+    fn failed(self, reason: impl fmt::Display) -> ServeError {
+        let what = match self {
+            Self::Grpc => "gRPC",
+            Self::Http => "HTTP",
+            Self::Metrics => "metrics",
+        };
+        ServeError::FrontEnd { what, reason: reason.to_string() }
+    }
+}
+
+/// A server whose sockets listen.
+pub(in crate::cli) struct Server {
+    front_end: FrontEnd,
+    bound: Bound,
+    /// One task per listener; each ends when the server has stopped.
+    listeners: JoinSet<Result<Listener, ServeError>>,
+    exit_on_error: bool,
+    drain_delay: Duration,
+    exit_timeout: Duration,
+}
+
+impl Server {
+    /// Binds all sockets and serves them; no model is loaded yet.
+    ///
+    /// # Errors
+    /// [`ServeError::Bind`].
+    pub(in crate::cli) async fn start(config: ServerConfig) -> Result<Self, ServeError> {
+        let Listeners { grpc, http, metrics, bound } = Listeners::bind(&config).await?;
+        let front_end = FrontEnd::new(Repository::new(config.repository), Lifecycle::default(), config.name);
+        let mut listeners = JoinSet::new();
+        if let (Some(listener), Some(grpc)) = (grpc, config.grpc) {
+            let options = GrpcOptions {
+                max_message_bytes: grpc.max_message_bytes,
+                keepalive_time: grpc.keepalive_time,
+                keepalive_timeout: grpc.keepalive_timeout,
+                ..GrpcOptions::default()
+            };
+            listeners.spawn(ended(Listener::Grpc, grpc::serve(front_end.clone(), listener, options)));
+        }
+        if let Some(listener) = http {
+            listeners.spawn(ended(Listener::Http, http::serve(front_end.clone(), listener)));
+        }
+        if let Some(listener) = metrics {
+            listeners.spawn(ended(Listener::Metrics, http::serve_metrics(front_end.clone(), listener)));
+        }
+        for (what, address) in [("grpc", bound.grpc), ("http", bound.http), ("metrics", bound.metrics)] {
+            if let Some(address) = address {
+                tracing::info!(%address, "{what} listens");
+            }
+        }
+        let (exit_on_error, drain_delay, exit_timeout) = (config.exit_on_error, config.drain_delay, config.exit_timeout);
+        Ok(Self { front_end, bound, listeners, exit_on_error, drain_delay, exit_timeout })
+    }
+
+    /// Where it listens.
+    pub(in crate::cli) fn bound(&self) -> Bound {
+        self.bound
+    }
+
+    /// Loads the start-up models.
+    ///
+    /// # Errors
+    /// [`StartupError`] with every model that failed.
+    pub(in crate::cli) fn load(&self) -> impl Future<Output = Result<(), StartupError>> + use<> {
+        let repository = Arc::clone(&self.front_end.repository);
+        // On a task of its own, so that a signal that comes first leaves no load half undone.
+        let loading = tokio::spawn(async move { repository.load_startup().await });
+        async move {
+            match loading.await {
+                Ok(result) => result,
+                Err(error) => Err(StartupError { failures: vec![("start-up".to_owned(), error.to_string())] }),
+            }
+        }
+    }
+
+    /// Loads the start-up models and serves until a signal.
+    ///
+    /// # Errors
+    /// [`ServeError`]: a start-up model failed and that is not to be borne, a listener failed, or work was cut off.
+    pub(in crate::cli) async fn serve(mut self, signals: &mut Signals) -> Result<(), ServeError> {
+        let begun = clock::now();
+        let loaded = tokio::select! {
+            loaded = self.load() => loaded,
+            signal = signals.next() => return self.end_by(signal, signals).await,
+            failure = Self::failure(&mut self.listeners) => return Err(failure),
+        };
+        let seconds = clock::now().since(begun).as_secs_f64();
+        match loaded {
+            Ok(()) => tracing::info!(seconds, "ready"),
+            Err(error) if self.exit_on_error => {
+                self.stop(signals).await?;
+                return Err(error.into());
+            }
+            Err(error) => tracing::error!("{error}"),
+        }
+        self.serve_loaded(signals).await
+    }
+
+    /// Serves until a signal what has been loaded.
+    ///
+    /// # Errors
+    /// [`ServeError`]: a listener failed, or work was cut off.
+    pub(in crate::cli) async fn serve_loaded(mut self, signals: &mut Signals) -> Result<(), ServeError> {
+        tokio::select! {
+            signal = signals.next() => self.end_by(signal, signals).await,
+            failure = Self::failure(&mut self.listeners) => Err(failure),
+        }
+    }
+
+    /// Waits for a listener to end, which none does by itself.
+    async fn failure(listeners: &mut JoinSet<Result<Listener, ServeError>>) -> ServeError {
+        match listeners.join_next().await {
+            Some(Ok(Err(error))) => error,
+            Some(Ok(Ok(listener))) => listener.failed("it ended by itself"),
+            Some(Err(error)) => ServeError::Panicked(error.to_string()),
+            None => ServeError::NothingServed,
+        }
+    }
+
+    async fn end_by(self, signal: Signal, signals: &mut Signals) -> Result<(), ServeError> {
+        self.front_end.lifecycle.drain();
+        let delay = if signal == Signal::Terminate { self.drain_delay } else { Duration::ZERO };
+        tracing::info!(signal = signal.name(), delay_seconds = delay.as_secs_f64(), "draining: not ready from now on");
+        tokio::select! {
+            () = tokio::time::sleep(delay) => self.stop(signals).await,
+            _ = signals.next() => Err(ServeError::Interrupted),
+        }
+    }
+
+    /// Refuses new work, and waits until what runs has been answered.
+    ///
+    /// # Errors
+    /// [`ServeError::CutOff`] after the exit timeout, [`ServeError::Interrupted`] by another signal.
+    pub(in crate::cli) async fn stop(self, signals: &mut Signals) -> Result<(), ServeError> {
+        let Self { front_end, bound, mut listeners, exit_timeout, .. } = self;
+        let running = front_end.lifecycle.under_way();
+        tracing::info!(requests = running, timeout_seconds = exit_timeout.as_secs_f64(), "stopping: finishing what runs");
+        front_end.lifecycle.stop();
+        let serves_grpc = bound.grpc.is_some();
+        let finished = async {
+            // Requests that were taken still need their models, so gRPC ends first.
+            while serves_grpc && !matches!(listeners.join_next().await, None | Some(Ok(Ok(Listener::Grpc)))) {}
+            front_end.repository.shutdown().await;
+            // Probes of orchestrators come over HTTP: they are answered to the end.
+            front_end.lifecycle.close();
+            while listeners.join_next().await.is_some() {}
+        };
+        let ended = tokio::select! {
+            ended = tokio::time::timeout(exit_timeout, finished) => ended,
+            _ = signals.next() => return Err(ServeError::Interrupted),
+        };
+        let requests = front_end.lifecycle.under_way();
+        match ended {
+            Err(_) if requests > 0 => Err(ServeError::CutOff { requests }),
+            // Only idle connections or a model's farewell were left: nobody's answer is missing.
+            _ => {
+                tracing::info!("stopped");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Names a listener's end.
+async fn ended<E: fmt::Display>(listener: Listener, served: impl Future<Output = Result<(), E>>) -> Result<Listener, ServeError> {
+    served.await.map(|()| listener).map_err(|error| listener.failed(&error))
+}
