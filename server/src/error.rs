@@ -197,7 +197,7 @@ pub enum LoadError {
     UnknownBuiltin { model: String, kind: String, known: &'static str },
     #[error("parameter '{parameter}' of model '{model}' must be {expected}, got '{got}'")]
     Parameter { model: String, parameter: String, expected: &'static str, got: String },
-    #[error("builtin model '{kind}' has no parameter '{parameter}' (model '{model}'); it takes: {known}")]
+    #[error("'{kind}' has no parameter '{parameter}' (model '{model}'); it takes: {known}")]
     UnknownParameter { model: String, kind: &'static str, parameter: String, known: String },
     #[error("model '{model}' does not suit '{kind}', which needs {expected}; its configuration has {got}")]
     Signature { model: String, kind: &'static str, expected: String, got: String },

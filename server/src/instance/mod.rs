@@ -18,6 +18,11 @@ mod split;
 mod stream;
 mod warmup;
 
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 pub use candle::{Described, describe, is_hub_directory};
 pub use execute::Execution;
 pub use pool::InstancePool;

@@ -194,3 +194,82 @@ fn number(count: u64) -> f64 {
 fn micros(tally: Tally) -> f64 {
     number(tally.nanos / 1000)
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    fn series(model: &str, is_loaded: bool) -> Series {
+        let tally = |count, nanos| Tally { count, nanos };
+        Series {
+            model: model.to_owned(),
+            version: 3,
+            tags: [("zone-1".to_owned(), "a\"b\\c\nd".to_owned())].into(),
+            counts: Counts {
+                inference_count: 12,
+                execution_count: 4,
+                success: tally(5, 7_000_999),
+                failures: [1, 0, 2, 0],
+                queue: tally(5, 1_000),
+                compute_infer: tally(5, 999),
+                ..Counts::default()
+            },
+            pending: 2,
+            load_seconds: 0.25,
+            is_loaded,
+        }
+    }
+
+    #[test]
+    fn the_page_has_every_family_and_escaped_sorted_labels() {
+        expect![[r#"
+            # HELP nv_inference_request_success Requests that were answered
+            # TYPE nv_inference_request_success counter
+            nv_inference_request_success{_zone_1="a\"b\\c\nd",model="m",version="3"} 5
+            # HELP nv_inference_request_failure Requests that failed, by reason
+            # TYPE nv_inference_request_failure counter
+            nv_inference_request_failure{_zone_1="a\"b\\c\nd",model="m",reason="REJECTED",version="3"} 1
+            nv_inference_request_failure{_zone_1="a\"b\\c\nd",model="m",reason="CANCELED",version="3"} 0
+            nv_inference_request_failure{_zone_1="a\"b\\c\nd",model="m",reason="BACKEND",version="3"} 2
+            nv_inference_request_failure{_zone_1="a\"b\\c\nd",model="m",reason="OTHER",version="3"} 0
+            # HELP nv_inference_count Rows computed
+            # TYPE nv_inference_count counter
+            nv_inference_count{_zone_1="a\"b\\c\nd",model="m",version="3"} 12
+            # HELP nv_inference_exec_count Batches executed
+            # TYPE nv_inference_exec_count counter
+            nv_inference_exec_count{_zone_1="a\"b\\c\nd",model="m",version="3"} 4
+            # HELP nv_inference_request_duration_us Microseconds from the receipt of requests to their answers
+            # TYPE nv_inference_request_duration_us counter
+            nv_inference_request_duration_us{_zone_1="a\"b\\c\nd",model="m",version="3"} 7000
+            # HELP nv_inference_queue_duration_us Microseconds of requests in queues
+            # TYPE nv_inference_queue_duration_us counter
+            nv_inference_queue_duration_us{_zone_1="a\"b\\c\nd",model="m",version="3"} 1
+            # HELP nv_inference_compute_input_duration_us Microseconds of gathering inputs, per request
+            # TYPE nv_inference_compute_input_duration_us counter
+            nv_inference_compute_input_duration_us{_zone_1="a\"b\\c\nd",model="m",version="3"} 0
+            # HELP nv_inference_compute_infer_duration_us Microseconds in the model, per request
+            # TYPE nv_inference_compute_infer_duration_us counter
+            nv_inference_compute_infer_duration_us{_zone_1="a\"b\\c\nd",model="m",version="3"} 0
+            # HELP nv_inference_compute_output_duration_us Microseconds of splitting outputs, per request
+            # TYPE nv_inference_compute_output_duration_us counter
+            nv_inference_compute_output_duration_us{_zone_1="a\"b\\c\nd",model="m",version="3"} 0
+            # HELP nv_inference_pending_request_count Requests that wait for execution
+            # TYPE nv_inference_pending_request_count gauge
+            nv_inference_pending_request_count{_zone_1="a\"b\\c\nd",model="m",version="3"} 2
+            # HELP nv_model_load_duration_secs Seconds that the last load took
+            # TYPE nv_model_load_duration_secs gauge
+            nv_model_load_duration_secs{_zone_1="a\"b\\c\nd",model="m",version="3"} 0.25
+        "#]]
+        .assert_eq(&render(&[series("m", true)]));
+    }
+
+    #[test]
+    fn only_failures_are_left_of_what_was_unloaded() {
+        let page = render(&[series("gone", false)]);
+        let lines: Vec<&str> = page.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(lines.len(), 4);
+        assert!(lines.iter().all(|line| line.starts_with("nv_inference_request_failure{")), "{page}");
+    }
+}

@@ -32,8 +32,6 @@ mod records;
 mod scan;
 mod swap;
 mod table;
-#[cfg(test)]
-mod tests;
 mod zero_config;
 
 pub use definition::read_directory;

@@ -28,6 +28,9 @@ mod square;
 mod values;
 mod waiting;
 
+#[cfg(test)]
+mod tests;
+
 use own_threads::OwnThreads;
 use setup::{KindEntry, Setup};
 
@@ -99,12 +102,19 @@ struct Builtin {
 
 impl Backend for Builtin {
     fn instantiate(&self, slot: &InstanceSlot) -> Result<Box<dyn ModelInstance>, LoadError> {
-        let ordinal = u32::try_from(slot.ordinal).unwrap_or(u32::MAX);
         Ok(Box::new(BuiltinInstance {
             kind: Arc::clone(&self.kind),
-            execute_delay: self.execute_delay.saturating_mul(self.multiplier.saturating_mul(ordinal).max(1)),
+            execute_delay: self.delay_of(slot.ordinal),
             threads: OwnThreads::new(format!("{}~{}", self.model, slot.ordinal)),
         }))
+    }
+}
+
+impl Builtin {
+    /// The delay of each batch on the instance of this number.
+    fn delay_of(&self, ordinal: usize) -> Duration {
+        let ordinal = u32::try_from(ordinal).unwrap_or(u32::MAX);
+        self.execute_delay.saturating_mul(self.multiplier.saturating_mul(ordinal).max(1))
     }
 }
 

@@ -206,6 +206,19 @@ impl Number for f64 {
     }
 }
 
+/// A double in single precision on its way to half precision. Rounding to nearest twice may end one step
+/// off; rounding to odd here (towards zero, with the last bit set where anything was lost) keeps on which side
+/// of a middle the number lay.
+fn to_odd(value: f64) -> f32 {
+    let nearest = value as f32;
+    if nearest.is_nan() || nearest.is_infinite() || f64::from(nearest) == value {
+        return nearest;
+    }
+    let is_farther = f64::from(nearest).abs() > value.abs();
+    // The bits of a number without its sign count the numbers from zero on.
+    f32::from_bits((nearest.to_bits() - u32::from(is_farther)) | 1)
+}
+
 macro_rules! halves {
     ($($number:ty, $datatype:ident;)*) => {$(
         impl Number for $number {
@@ -224,11 +237,10 @@ macro_rules! halves {
             }
 
             fn narrow(wide: Wide) -> Self {
-                match wide {
-                    // Through single precision a double would be rounded twice.
-                    Wide::Double(value) => Self::from_f64(value),
-                    wide => Self::from_f32(wide.as_f32()),
-                }
+                Self::from_f32(match wide {
+                    Wide::Double(value) => to_odd(value),
+                    wide => wide.as_f32(),
+                })
             }
         }
     )*};
@@ -356,6 +368,11 @@ mod tests {
         // Just above the middle of two neighbors: the middle itself in single precision, where it would go down.
         let above = 1.0 + f64::from(half::f16::EPSILON) / 2.0 + 1e-12;
         assert_eq!(half::f16::narrow(Wide::Double(above)), half::f16::from_f32(1.0) + half::f16::EPSILON);
+        let middle = 1.0 + f64::from(half::f16::EPSILON) / 2.0;
+        assert_eq!(half::f16::narrow(Wide::Double(middle)), half::f16::ONE);
+        assert_eq!(half::f16::narrow(Wide::Double(-1e300)), half::f16::NEG_INFINITY);
+        assert_eq!(half::bf16::narrow(Wide::Double(1e-300)), half::bf16::ZERO);
+        assert!(half::bf16::narrow(Wide::Double(f64::NAN)).is_nan());
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(super) fn open(served: &ServedVersion, card: &ModelCard) -> Result<Arc<dyn B
 }
 
 impl EncoderModel {
-    fn open(served: &ServedVersion, card: &ModelCard) -> Result<Self, LoadError> {
+    pub(super) fn open(served: &ServedVersion, card: &ModelCard) -> Result<Self, LoadError> {
         let config = &served.config;
         check(config, "candle encoder", &describe_encoder(card))?;
         let inputs = TokenInputs {
@@ -43,6 +43,14 @@ impl EncoderModel {
         };
         let model = load_with_card(card, &Device::Cpu).map_err(|error| failed(&config.name, &error))?;
         Ok(Self { model, limits: TokenLimits::of(card), inputs })
+    }
+}
+
+#[cfg(test)]
+impl EncoderModel {
+    /// The same model, with passes of at most so many elements.
+    pub(super) fn with_max_elements(self, max_elements: usize) -> Self {
+        Self { limits: self.limits.with_max_elements(max_elements), ..self }
     }
 }
 

@@ -25,6 +25,9 @@ mod encoder;
 mod tokenizer;
 mod tokens;
 
+#[cfg(test)]
+mod tests;
+
 /// The input of a tokenizer model: one text per row.
 const TEXT: &str = "TEXT";
 

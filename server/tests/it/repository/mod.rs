@@ -1,4 +1,4 @@
-//! The model repository over temporary folders of builtin models: loading, reloading, unloading, readiness.
+//! The model repository over temporary folders of builtin models. Here is what its tests share.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,6 +16,11 @@ use server::request::{
 };
 use server::tensor::DataType;
 use tempfile::TempDir;
+
+mod control;
+mod ensembles;
+mod hub;
+mod reload;
 
 /// Longest wait for anything that must happen; reaching it is a failure.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -151,27 +156,4 @@ async fn short_index(repository: &Repository) -> Vec<String> {
         format!("{}{version}{state} {}", entry.name, entry.reason).trim_end().to_owned()
     };
     index(repository).await.into_iter().map(show).collect()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_model_is_loaded_at_startup() {
-    let disk = Disk::new();
-    disk.model("a", &["1", "3", "02", "0", "x"], &identity(""));
-    disk.model("b", &["1", "2", "7"], &identity("version_policy { specific { versions: [1, 7, 9] } }"));
-    disk.model("c.builtin", &["5"], &identity("").replace("backend: \"builtin\"", ""));
-    let repository = disk.open(ControlMode::None, &[]);
-    assert!(!repository.is_startup_done() && !repository.is_ready());
-    assert_eq!(short_index(&repository).await, ["a", "b", "c.builtin"]);
-    assert!(matches!(repository.resolve("a", LATEST), Err(InferError::UnknownModel { .. })));
-    repository.load_startup().await.unwrap();
-    assert!(repository.is_startup_done() && repository.is_ready());
-    assert_eq!(short_index(&repository).await, ["a:3=READY", "b:1=READY", "b:7=READY", "c.builtin:5=READY"]);
-    assert_eq!(infer(&repository, "a", LATEST, 1), Ok(3));
-    assert_eq!(infer(&repository, "b", VersionChoice::Exact(1), 2), Ok(1));
-    assert_eq!(infer(&repository, "c.builtin", LATEST, 3), Ok(5));
-    assert_eq!(repository.versions("b"), Ok(vec![1, 7]));
-    assert!(repository.model_ready("b", VersionChoice::Exact(7)));
-    assert!(!repository.model_ready("b", VersionChoice::Exact(2)) && !repository.model_ready("nobody", LATEST));
-    assert_eq!(repository.load("a", plain()).await, Err(ControlError::NotExplicit));
-    assert_eq!(repository.unload("a", false).await, Err(ControlError::NotExplicit));
 }
