@@ -25,12 +25,12 @@ use crate::request::{
 use crate::scheduler::failure_reason;
 
 use super::convert::{self, Value};
-use super::gate::Admission;
+use super::gate::{Admission, LONGEST_WAIT, LOOK_AROUND};
 use super::run::{Fault, Firing, Move, Plan, Run, StepFacts};
 use super::{Handles, Permit, ServedEnsemble};
 
-/// Answers that may wait for the client before decoupled steps are held back.
-const MAX_WAITING_ANSWERS: usize = 32;
+/// Answers that may wait for the client, or for those before them, until decoupled steps are held back.
+pub(super) const MAX_WAITING_ANSWERS: usize = 32;
 
 /// One request of an ensemble.
 pub(super) struct Call {
@@ -49,8 +49,8 @@ pub(super) struct Call {
     state: Mutex<State>,
     /// The run is over, whatever still is under way; read without the lock.
     is_over: AtomicBool,
-    /// Answers were delivered.
-    delivered: Condvar,
+    /// Something happened that a decoupled step may wait for.
+    changed: Condvar,
 }
 
 struct State {
@@ -118,7 +118,7 @@ impl Call {
             cancellation,
             state: Mutex::new(state),
             is_over: AtomicBool::new(false),
-            delivered: Condvar::new(),
+            changed: Condvar::new(),
             served,
         });
         call.accept(&mut call.lock(), moves);
@@ -156,6 +156,7 @@ impl Call {
         }
         let ends_now = state.run.is_over() && !self.is_over.swap(true, Ordering::AcqRel);
         drop(state);
+        self.changed.notify_all();
         if let (true, Some(gate)) = (ends_now, &self.served.gate) {
             gate.wake();
         }
@@ -305,7 +306,7 @@ impl Call {
             state = self.lock();
             state.responder = Some(responder);
             state.answering = None;
-            self.delivered.notify_all();
+            self.changed.notify_all();
         }
     }
 
@@ -331,13 +332,21 @@ impl Call {
         }
     }
 
-    /// Keeps a decoupled step from answering faster than the client reads.
+    /// Keeps a decoupled step from answering faster than the client reads, or than the steps behind it
+    /// follow. The client ends the wait by reading or leaving; a step that does not come to its end for too
+    /// long (it may need the very thread that waits) does not hold its producer for ever.
     fn hold_back(&self) {
-        let mut state = self.lock();
+        let deadline = clock::now().plus(LONGEST_WAIT);
         let this = thread::current().id();
-        // While another thread answers, it ends when the client reads or leaves, and tells each step on the way.
-        while state.answers.len() >= MAX_WAITING_ANSWERS && state.answering.is_some_and(|other| other != this) {
-            state = self.delivered.wait(state).unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        loop {
+            let delivering = state.answering.is_some_and(|other| other != this);
+            let unread = if delivering { state.answers.len() } else { 0 };
+            let is_over = state.run.is_over() || self.cancellation.is_cancelled() || clock::now() >= deadline;
+            if unread + state.run.unordered_answers() < MAX_WAITING_ANSWERS || (unread == 0 && is_over) {
+                return;
+            }
+            state = self.changed.wait_timeout(state, LOOK_AROUND).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 

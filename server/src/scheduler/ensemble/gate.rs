@@ -6,10 +6,10 @@ use std::time::Duration;
 use crate::clock;
 
 /// How long a producer is held back at most. Triton's limit, after which it logs and lets through.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// How often a waiting producer looks whether its client has left, of which nothing tells it.
-const LOOK_AROUND: Duration = Duration::from_millis(100);
+pub(super) const LOOK_AROUND: Duration = Duration::from_millis(100);
 
 /// Requests under way per step, counted over all requests of the ensemble.
 pub(super) struct Gate {
@@ -75,11 +75,5 @@ impl Gate {
         // Taken so that a producer between its look and its wait does not miss it.
         drop(self.lock());
         self.freed.notify_all();
-    }
-
-    /// Requests under way per step.
-    #[cfg(test)]
-    pub(super) fn counts(&self) -> Vec<usize> {
-        self.lock().clone()
     }
 }

@@ -61,16 +61,7 @@ impl EnsembleScheduler {
         version: u64,
         statistics: Arc<ModelStatistics>,
         models: Arc<dyn ComposingModels>,
-    ) -> Result<Arc<dyn Scheduler>, ConfigError> {
-        Self::over(config, version, statistics, models).map(|scheduler| Arc::new(scheduler) as Arc<dyn Scheduler>)
-    }
-
-    fn over(
-        config: Arc<ModelConfig>,
-        version: u64,
-        statistics: Arc<ModelStatistics>,
-        models: Arc<dyn ComposingModels>,
-    ) -> Result<Self, ConfigError> {
+    ) -> Result<Arc<Self>, ConfigError> {
         let Scheduling::Ensemble(graph) = &config.scheduling else {
             let problem = EnsembleProblem::NotAnEnsemble { model: config.name.to_string() };
             return Err(ConfigProblem::from(problem).into());
@@ -80,7 +71,7 @@ impl EnsembleScheduler {
         let max_requests = graph.max_requests;
         let under_way = AtomicUsize::new(0);
         let served = ServedEnsemble { config, graph, version, statistics, models, under_way, max_requests, gate };
-        Ok(Self { served: Arc::new(served) })
+        Ok(Arc::new(Self { served: Arc::new(served) }))
     }
 }
 

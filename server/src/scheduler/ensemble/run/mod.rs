@@ -197,6 +197,11 @@ impl<T: Clone> Run<T> {
         self.finished || self.fault.is_some()
     }
 
+    /// Answers that are made and wait for those before them.
+    pub(crate) fn unordered_answers(&self) -> usize {
+        self.answers.values().filter(|answer| answer.is_some()).count()
+    }
+
     fn state(&mut self, step: usize, frame: u64) -> Option<&mut StepState<T>> {
         self.frames.get_mut(&frame)?.steps.get_mut(step)
     }
