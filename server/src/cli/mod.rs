@@ -6,11 +6,11 @@
 
 mod client;
 mod config;
+mod control;
 mod demo;
 mod error;
 mod infer;
 mod log;
-mod models;
 mod serve;
 
 use std::ffi::OsString;
@@ -43,7 +43,7 @@ enum Command {
     #[command(verbatim_doc_comment)]
     Infer(Box<infer::InferArgs>),
     /// List the models of a running server, load them and unload them.
-    Models(models::ModelsArgs),
+    Models(control::ModelsArgs),
     /// Print the configuration with which a model directory would be served; no server is needed.
     Config(config::ConfigArgs),
     /// Serve the example repository and send it real sentences: embeddings, latency, throughput.
@@ -71,7 +71,7 @@ pub fn main() -> ExitCode {
     let result = match &arguments.command {
         Command::Serve(args) => serve::run(args),
         Command::Infer(args) => infer::run(args),
-        Command::Models(args) => models::run(args),
+        Command::Models(args) => control::run(args),
         Command::Config(args) => config::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Bench { arguments } => Err(bench(arguments)),

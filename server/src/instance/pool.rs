@@ -15,8 +15,8 @@ use crate::request::Entry;
 
 use super::{Backend, Execution, InstanceSlot, ModelInstance, ServedVersion, warmup};
 
-/// Called by an instance when it has finished a batch.
-type IdleHook = Box<dyn Fn() + Send + Sync>;
+/// Called by an instance's thread.
+type Hook = Box<dyn Fn() + Send + Sync>;
 
 /// Handle on the running instances. When the last clone is dropped, the instances finish the batches
 /// that are queued and end.
@@ -34,7 +34,8 @@ struct Shared {
     /// Threads that can run batches.
     working: AtomicUsize,
     instances: usize,
-    idle_hook: OnceLock<IdleHook>,
+    idle_hook: OnceLock<Hook>,
+    failure_hook: OnceLock<Hook>,
     failure: Mutex<Option<String>>,
 }
 
@@ -60,6 +61,7 @@ impl InstancePool {
             working: AtomicUsize::new(slots.len()),
             instances: slots.len(),
             idle_hook: OnceLock::new(),
+            failure_hook: OnceLock::new(),
             failure: Mutex::new(None),
         });
         let (ready_sender, ready) = bounded(slots.len());
@@ -117,6 +119,16 @@ impl InstancePool {
     pub fn on_idle(&self, hook: impl Fn() + Send + Sync + 'static) {
         let _ = self.shared.idle_hook.set(Box::new(hook));
     }
+
+    /// Sets what is called when no instance works any more, at once if that is so already. Only the first call
+    /// counts.
+    pub fn on_failure(&self, hook: impl Fn() + Send + Sync + 'static) {
+        let _ = self.shared.failure_hook.set(Box::new(hook));
+        // The last instance may have failed before the hook was there to be called; called twice is harmless.
+        if self.failure().is_some() {
+            self.shared.failed();
+        }
+    }
 }
 
 fn spawn_instance(
@@ -162,6 +174,12 @@ fn spawn_instance(
 }
 
 impl Shared {
+    fn failed(&self) {
+        if let Some(hook) = self.failure_hook.get() {
+            hook();
+        }
+    }
+
     fn batch_done(&self) {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
         if let Some(hook) = self.idle_hook.get() {
@@ -181,6 +199,7 @@ fn retire(shared: &Shared, receiver: &Receiver<Batch<Entry>>, error: &LoadError)
     }
     let reason = error.to_string();
     *shared.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.clone());
+    shared.failed();
     while let Ok(batch) = receiver.recv() {
         let error = ExecuteError::NoInstance { model: model.to_string(), reason: reason.clone() };
         for _ in 0..batch.len() {

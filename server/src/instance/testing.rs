@@ -104,6 +104,11 @@ impl TestModel {
         self.served.statistics.snapshot()
     }
 
+    /// Its instances.
+    pub(super) fn pool(&self) -> &InstancePool {
+        &self.pool
+    }
+
     /// Lets all go: the instances end when they have nothing left to do.
     pub(super) fn unload(self) {
         drop(self);

@@ -159,11 +159,19 @@ fn an_instance_that_cannot_be_made_anew_leaves_the_others_serving() {
     for round in 0..8 {
         assert_eq!(ask(&model, &[&[round]])[0].script(), [format!("X=[1,1]{round}*")]);
     }
+    let failures = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&failures);
+    model.pool().on_failure(move || {
+        count.fetch_add(1, Ordering::AcqRel);
+    });
+    assert!(model.pool().failure().is_none());
     // The last instance stays to answer with the reason.
     assert_eq!(ask(&model, &[&[-1]])[0].refusal(), "model 'm' panicked while executing: below zero at request 0");
     let expected = "model 'm' has no working instance: model 'm': no more instances";
     assert_eq!(ask(&model, &[&[1]])[0].refusal(), expected);
     assert_eq!(ask(&model, &[&[1]])[0].refusal(), expected);
+    assert_eq!(failures.load(Ordering::Acquire), 1);
+    assert!(model.pool().failure().is_some());
 }
 
 #[test]

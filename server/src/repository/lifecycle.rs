@@ -273,7 +273,9 @@ impl Repository {
         let (presence, served) = {
             let records = self.lock();
             let record = records.get(ensemble)?;
-            (record.presence, record.versions.values().next_back().map(|version| Arc::clone(&version.config))?)
+            let serving = record.versions.values().rev().find(|version| version.live.is_some());
+            let version = serving.or_else(|| record.versions.values().next_back())?;
+            (record.presence, Arc::clone(&version.config))
         };
         match presence {
             Presence::Absent => None,

@@ -103,7 +103,18 @@ impl Repository {
         for version in definition.versions.keys() {
             let blank = self.blank(definition, *version);
             let permits = Arc::clone(&self.permits);
-            tasks.push((*version, tokio::spawn(async move { open_instances(blank, permits).await })));
+            let this = self.this.clone();
+            tasks.push((
+                *version,
+                tokio::spawn(async move {
+                    let opened = open_instances(blank, permits).await?;
+                    if let Some(instances) = &opened.live.instances {
+                        // Readiness depends on it, so whoever watches that must look again.
+                        instances.on_failure(move || this.upgrade().iter().for_each(|repository| repository.announce()));
+                    }
+                    Ok(opened)
+                }),
+            ));
         }
         let (mut opened, mut failed) = (Vec::new(), Vec::new());
         for (version, task) in tasks {

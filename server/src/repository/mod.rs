@@ -202,7 +202,8 @@ impl Repository {
             && self.table.load().required_work()
     }
 
-    /// Changes whenever a version or the readiness of the server does; the value itself means nothing.
+    /// Changes whenever a version comes, goes or fails, and with the readiness of the server; the value itself
+    /// means nothing.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
@@ -240,8 +241,13 @@ impl Repository {
         // Dropping a version may run its last instance's farewell, which takes the lock again.
         drop(old);
         drop(retired);
-        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+        self.announce();
         result
+    }
+
+    /// Makes everyone look again who watches the repository.
+    fn announce(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 }
 

@@ -165,9 +165,11 @@ pub(super) fn versions(directory: &Path) -> BTreeMap<u64, PathBuf> {
             Some(version) => {
                 versions.insert(version, path);
             }
-            None => {
-                tracing::debug!(path = %path.display(), "not a version directory, ignored: a version is an integer > 0 without leading zeros")
+            // A name that looks like a number was meant to be a version; folders such as `warmup` were not.
+            None if name.parse::<i128>().is_ok() => {
+                tracing::warn!(path = %path.display(), "ignored: a version is an integer > 0 without leading zeros");
             }
+            None => tracing::debug!(path = %path.display(), "not a version directory"),
         }
     }
     versions
