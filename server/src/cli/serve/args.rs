@@ -45,7 +45,7 @@ struct ModelArgs {
     #[arg(long, default_value = "4", value_name = "COUNT")]
     model_load_thread_count: NonZeroUsize,
     /// Whether a start-up model that failed keeps the server from being ready.
-    #[arg(long, action = ArgAction::Set, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false", hide_possible_values = true)]
+    #[arg(long, action = ArgAction::Set, default_value_t = true, value_name = "true|false", hide_possible_values = true)]
     strict_readiness: bool,
     /// Use configs/NAME.pbtxt of a model in place of its config.pbtxt, where there is one.
     #[arg(long, value_name = "NAME")]
@@ -71,7 +71,7 @@ enum Mode {
 #[command(next_help_heading = "Listeners")]
 struct ListenArgs {
     /// Whether to serve gRPC.
-    #[arg(long, action = ArgAction::Set, default_value_t = true, require_equals = true, value_name = "true|false", hide_possible_values = true)]
+    #[arg(long, action = ArgAction::Set, default_value_t = true, value_name = "true|false", hide_possible_values = true)]
     allow_grpc: bool,
     /// Address of the gRPC port.
     #[arg(long, default_value = "0.0.0.0", value_name = "ADDRESS")]
@@ -90,7 +90,7 @@ struct ListenArgs {
     #[arg(long, default_value_t = 20_000, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     grpc_keepalive_timeout: u64,
     /// Whether to serve HTTP: health, and metadata of server and models.
-    #[arg(long, action = ArgAction::Set, default_value_t = true, require_equals = true, value_name = "true|false", hide_possible_values = true)]
+    #[arg(long, action = ArgAction::Set, default_value_t = true, value_name = "true|false", hide_possible_values = true)]
     allow_http: bool,
     /// Address of the HTTP port.
     #[arg(long, default_value = "0.0.0.0", value_name = "ADDRESS")]
@@ -99,7 +99,7 @@ struct ListenArgs {
     #[arg(long, default_value_t = 8000, value_name = "PORT")]
     http_port: u16,
     /// Whether to serve metrics.
-    #[arg(long, action = ArgAction::Set, default_value_t = true, require_equals = true, value_name = "true|false", hide_possible_values = true)]
+    #[arg(long, action = ArgAction::Set, default_value_t = true, value_name = "true|false", hide_possible_values = true)]
     allow_metrics: bool,
     /// Address of the metrics port [default: that of HTTP].
     #[arg(long, value_name = "ADDRESS")]
@@ -116,7 +116,7 @@ struct ListenArgs {
 #[command(next_help_heading = "Start and end")]
 struct LifeArgs {
     /// End with exit code 1 when a start-up model fails to load.
-    #[arg(long, action = ArgAction::Set, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false", hide_possible_values = true)]
+    #[arg(long, action = ArgAction::Set, default_value_t = true, value_name = "true|false", hide_possible_values = true)]
     exit_on_error: bool,
     /// Seconds after SIGTERM for which the server is not ready but still serves, so that load balancers turn away.
     #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = parse_seconds)]
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn flags_reach_the_configuration() {
-        let flags = "--model-repository a --model-control-mode explicit --load-model x --load-model=* --strict-readiness=false \
+        let flags = "--model-repository a --model-control-mode explicit --load-model x --load-model=* --strict-readiness false \
                      --exit-on-error=false --disable-auto-complete-config --http-address ::1 --metrics-port 0 --allow-grpc=false \
                      --exit-timeout-secs 0.5 --worker-threads 3 --id me";
         let config = config(flags).unwrap();
