@@ -5,6 +5,8 @@
 //! configuration makes sense is decided by the server. May import prost, prost-reflect and tonic; must never
 //! import another crate of the workspace.
 
+#![forbid(unsafe_code)]
+
 pub mod inference;
 pub mod json;
 pub mod pbtxt;

@@ -146,7 +146,7 @@ fn files_and_functions_stay_short() {
         }
         for (start, line) in lines.iter().enumerate() {
             let indent = line.len() - line.trim_start().len();
-            let is_function = line.trim_start().split_whitespace().take(5).any(|word| word == "fn") && !line.contains("//");
+            let is_function = line.split_whitespace().take(5).any(|word| word == "fn") && !line.contains("//");
             if !is_function || line.trim_end().ends_with(';') {
                 continue;
             }

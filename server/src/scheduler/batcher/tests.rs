@@ -1,6 +1,6 @@
 //! Scripts that pin which batch starts when, and properties that pin that nothing is lost.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
+use crate::batch::Batch;
 use crate::clock::Timestamp;
 use crate::config::{DynamicBatching, QueuePolicy, TimeoutAction};
 use crate::request::BatchKey;
@@ -298,6 +299,65 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What a run of the property test knows besides the batcher itself.
+struct Ledger {
+    batcher: DynamicBatcher<usize>,
+    policy: DynamicBatching,
+    now: u64,
+    /// Level, key and whether there is a deadline, of every entry ever pushed.
+    facts: Vec<(usize, usize, bool)>,
+    waiting: HashSet<usize>,
+    left: HashSet<usize>,
+    /// The entry without a deadline that was served last, by level and key.
+    last_served: HashMap<(usize, usize), usize>,
+}
+
+impl Ledger {
+    fn push(&mut self, rows: usize, level: u64, key: usize, deadline: Option<u64>) {
+        let item = self.facts.len();
+        self.facts.push((self.policy.level(level), key, deadline.is_some()));
+        let deadline = deadline.map(|after| at(self.now + after));
+        let entry = Waiting { item, rows, key: BatchKey(vec![key]), queued_at: at(self.now), deadline };
+        if self.batcher.push(level, entry).is_ok() {
+            self.waiting.insert(item);
+        }
+    }
+
+    fn poll(&mut self, room: Room) {
+        for item in self.batcher.expire(at(self.now)) {
+            assert!(self.waiting.remove(&item));
+            assert!(self.facts[item].2 && self.policy.policies[0].action == TimeoutAction::Reject);
+        }
+        let mut gone = Vec::new();
+        let left = &self.left;
+        let batch = self.batcher.poll(at(self.now), room, |item| left.contains(item), &mut gone);
+        for item in gone {
+            assert!(self.left.contains(&item) && self.waiting.remove(&item));
+        }
+        if let Some(batch) = batch {
+            assert!(room != Room::None);
+            self.check(&batch);
+        }
+        assert_eq!(self.batcher.len(), self.waiting.len());
+    }
+
+    /// One key, not too many rows, nobody twice, nobody who left, and first in first out in each level.
+    fn check(&mut self, batch: &Batch<usize>) {
+        let max_rows = self.policy.max_rows.get();
+        assert!((batch.rows() <= max_rows || batch.len() == 1) && batch.len() <= max_rows);
+        let key = self.facts[batch.members()[0].item].1;
+        for member in batch.members() {
+            let (level, own, has_deadline) = self.facts[member.item];
+            assert_eq!(own, key);
+            assert!(!self.left.contains(&member.item) && self.waiting.remove(&member.item));
+            if !has_deadline {
+                let last = self.last_served.insert((level, own), member.item);
+                assert!(last <= Some(member.item));
+            }
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn nothing_is_lost_doubled_or_overfilled(
@@ -313,63 +373,28 @@ proptest! {
         if delays {
             policy.policies.iter_mut().for_each(|level| level.action = TimeoutAction::Delay);
         }
-        let mut batcher = DynamicBatcher::new(policy.clone());
-        let (mut now, mut next, mut waiting) = (0u64, 0usize, HashSet::new());
-        let mut left: HashSet<usize> = HashSet::new();
-        // The order of arrival of what was batched, per level and key, to check first in, first out.
-        let mut facts: Vec<(usize, usize, bool)> = Vec::new();
-        let mut last_served: std::collections::HashMap<(usize, usize), usize> = std::collections::HashMap::new();
-        for round in 0..steps.len() + 400 {
-            let step = steps.get(round).cloned().unwrap_or_else(|| {
-                now += 100;
-                Step::Poll(Room::Idle)
-            });
+        let mut ledger = Ledger {
+            batcher: DynamicBatcher::new(policy.clone()),
+            policy,
+            now: 0,
+            facts: Vec::new(),
+            waiting: HashSet::new(),
+            left: HashSet::new(),
+            last_served: HashMap::new(),
+        };
+        for step in steps {
             match step {
-                Step::Push { rows, level, key, deadline } => {
-                    let entry = Waiting {
-                        item: next, rows, key: BatchKey(vec![key]), queued_at: at(now),
-                        deadline: deadline.map(|after| at(now + after)),
-                    };
-                    facts.push((policy.level(level), key, deadline.is_some()));
-                    if batcher.push(level, entry).is_ok() {
-                        waiting.insert(next);
-                    }
-                    next += 1;
-                }
-                Step::Leave(item) => drop(left.insert(item)),
-                Step::Advance(millis) => now += millis,
-                Step::Poll(room) => {
-                    for item in batcher.expire(at(now)) {
-                        prop_assert!(waiting.remove(&item));
-                        prop_assert!(facts[item].2 && !delays);
-                    }
-                    let mut gone = Vec::new();
-                    let batch = batcher.poll(at(now), room, |item| left.contains(item), &mut gone);
-                    for item in gone {
-                        prop_assert!(left.contains(&item) && waiting.remove(&item));
-                    }
-                    if let Some(batch) = batch {
-                        prop_assert!(room != Room::None);
-                        prop_assert!(batch.rows() <= 4 || batch.len() == 1);
-                        prop_assert!(batch.len() <= 4);
-                        let key = facts[batch.members()[0].item].1;
-                        for member in batch.members() {
-                            let (level, own, has_deadline) = facts[member.item];
-                            prop_assert_eq!(own, key);
-                            prop_assert!(!left.contains(&member.item));
-                            prop_assert!(waiting.remove(&member.item));
-                            if !has_deadline {
-                                let last = last_served.entry((level, own)).or_insert(0);
-                                prop_assert!(*last <= member.item);
-                                *last = member.item;
-                            }
-                        }
-                    }
-                    prop_assert_eq!(batcher.len(), waiting.len());
-                }
+                Step::Push { rows, level, key, deadline } => ledger.push(rows, level, key, deadline),
+                Step::Leave(item) => drop(ledger.left.insert(item)),
+                Step::Advance(millis) => ledger.now += millis,
+                Step::Poll(room) => ledger.poll(room),
             }
         }
-        prop_assert!(batcher.is_empty());
-        prop_assert_eq!(batcher.next_wakeup(Room::Idle).filter(|time| *time > at(now)), None);
+        // Every queue holds at most four, so this many polls empty them all.
+        for _ in 0..4 * levels {
+            ledger.now += 100;
+            ledger.poll(Room::Idle);
+        }
+        prop_assert!(ledger.batcher.is_empty());
     }
 }

@@ -1,5 +1,8 @@
 //! Comparing a decoded request with its model: what comes out can be run.
-#![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::as_conversions)]
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::as_conversions)
+)]
 
 use std::collections::HashSet;
 
