@@ -299,6 +299,9 @@ pub enum InferError {
     QueueFull { tag: RequestTag },
     #[error("Request timeout expired")]
     Expired,
+    /// The client's own deadline has passed; it hardly waits for the text.
+    #[error("the deadline of the client has passed")]
+    DeadlineExceeded,
     /// The client left; nobody reads the text.
     #[error("")]
     Cancelled,

@@ -299,23 +299,3 @@ fn write_raw(typed: &InferTensorContents, datatype: &str) -> Option<Bytes> {
         _ => Bytes::new(),
     })
 }
-
-/// Reads the header `grpc-timeout`: up to eight digits and a unit. `None` where it is not there or no timeout,
-/// as the transport also passes over it.
-pub(crate) fn parse_timeout(header: Option<&str>) -> Option<Duration> {
-    let header = header?;
-    let (digits, unit) = header.split_at_checked(header.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
-        return None;
-    }
-    let amount: u64 = digits.parse().ok()?;
-    match unit {
-        "H" => Some(Duration::from_secs(amount.checked_mul(3600)?)),
-        "M" => Some(Duration::from_secs(amount.checked_mul(60)?)),
-        "S" => Some(Duration::from_secs(amount)),
-        "m" => Some(Duration::from_millis(amount)),
-        "u" => Some(Duration::from_micros(amount)),
-        "n" => Some(Duration::from_nanos(amount)),
-        _ => None,
-    }
-}

@@ -7,6 +7,7 @@
 
 mod answer;
 mod control;
+mod deadline;
 mod decode;
 mod encode;
 mod front_end;

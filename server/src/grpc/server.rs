@@ -5,11 +5,13 @@ use std::time::Duration;
 use proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::server as reflection;
 
+use super::deadline;
 use super::front_end::FrontEnd;
 use super::health::HealthService;
 use super::lifecycle::Phase;
@@ -76,6 +78,7 @@ pub async fn serve(front_end: FrontEnd, listener: TcpListener, options: GrpcOpti
     let inference = GrpcInferenceServiceServer::new(InferenceService::new(front_end.clone()))
         .max_decoding_message_size(options.max_message_bytes)
         .max_encoding_message_size(options.max_message_bytes);
+    let inference = InterceptedService::new(inference, deadline::stamp);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).then(|accepted| async {
         if let Err(error) = &accepted {
             tracing::warn!("unable to accept a gRPC connection: {error}");

@@ -38,6 +38,7 @@ pub(crate) fn infer_code(error: &InferError) -> Code {
         | InferError::ClassificationInSharedMemory => Code::InvalidArgument,
         InferError::SharedMemory { .. } | InferError::DecoupledUnary => Code::Unimplemented,
         InferError::Cancelled => Code::Cancelled,
+        InferError::DeadlineExceeded => Code::DeadlineExceeded,
         InferError::ResponseCount { .. } | InferError::Abandoned => Code::Internal,
         InferError::EnsembleStep { source, .. } => infer_code(source),
         InferError::Execute(error) => execute_code(error),
@@ -291,6 +292,7 @@ mod tests {
             ),
             (InferError::Expired, Code::Unavailable, "Request timeout expired"),
             (InferError::Cancelled, Code::Cancelled, ""),
+            (InferError::DeadlineExceeded, Code::DeadlineExceeded, "the deadline of the client has passed"),
             (InferError::ResponseCount { got: 2 }, Code::Internal, "expected a single response, got 2"),
             (internal("it broke"), Code::Internal, "it broke"),
             (

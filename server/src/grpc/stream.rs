@@ -7,7 +7,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use proto::inference::{ModelInferRequest, ModelStreamInferResponse};
 use tokio::sync::OwnedSemaphorePermit;
@@ -22,6 +21,7 @@ use crate::request::{Cancellation, Delivery, InferResponse, Responder, ResponseS
 use crate::scheduler::ModelHandle;
 
 use super::answer::SingleResponse;
+use super::deadline::Deadline;
 use super::encode::{self, Correlation};
 use super::front_end::FrontEnd;
 use super::lifecycle::{Phase, UnderWay};
@@ -70,19 +70,13 @@ pub(super) struct InferStream {
 
 /// Begins to read a stream's requests.
 pub(super) fn infer(front_end: &FrontEnd, requests: Request<Streaming<ModelInferRequest>>) -> InferStream {
-    let metadata = requests.metadata();
-    let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
-    let end_at_error = text(END_AT_ERROR).is_some_and(|value| value.eq_ignore_ascii_case("true"));
-    let deadline = decode::parse_timeout(text("grpc-timeout"));
+    let end_at_error = requests.metadata().get(END_AT_ERROR).and_then(|value| value.to_str().ok());
+    let end_at_error = end_at_error.is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let deadline = Deadline::of(&requests);
     let outbox = Outbox::new(LIMITS);
     let cancellation = Cancellation::default();
-    let reader = Reader {
-        front_end: front_end.clone(),
-        outbox: Arc::clone(&outbox),
-        cancellation: cancellation.clone(),
-        opened_at: clock::now(),
-        deadline,
-    };
+    let reader =
+        Reader { front_end: front_end.clone(), outbox: Arc::clone(&outbox), cancellation: cancellation.clone(), deadline };
     let task = tokio::spawn(reader.run(requests.into_inner()));
     InferStream { outbox, reader: task.abort_handle(), cancellation, end_at_error }
 }
@@ -139,9 +133,8 @@ struct Reader {
     front_end: FrontEnd,
     outbox: Arc<Outbox<Outgoing>>,
     cancellation: Cancellation,
-    opened_at: Timestamp,
     /// The client's deadline for the whole stream.
-    deadline: Option<Duration>,
+    deadline: Option<Deadline>,
 }
 
 impl Reader {
@@ -206,7 +199,7 @@ impl Reader {
         received_at: Timestamp,
     ) -> Result<(decode::Head, Arc<ModelHandle>, UnderWay, ModelInferRequest), InferError> {
         let under_way = self.front_end.lifecycle.admit()?;
-        let left = self.deadline.map(|deadline| deadline.saturating_sub(received_at.since(self.opened_at)));
+        let left = self.deadline.map(|deadline| deadline.left(received_at));
         let head = decode::head(std::mem::take(&mut message.parameters), &message.model_version, left)?;
         let handle = self.front_end.resolve(&message.model_name, head.version)?;
         Ok((head, handle, under_way, message))

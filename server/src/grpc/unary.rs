@@ -8,35 +8,51 @@ use crate::error::InferError;
 use crate::request::{Cancellation, Responder};
 
 use super::answer::{CancelOnDrop, UnarySink};
+use super::deadline::Deadline;
 use super::front_end::FrontEnd;
 use super::{decode, encode, status};
 
-/// Runs one request. Dropping the future cancels it.
+/// Runs one request, no longer than its client waits. Dropping the future cancels it.
 pub(super) async fn infer(
     front_end: &FrontEnd,
     request: Request<ModelInferRequest>,
 ) -> Result<Response<ModelInferResponse>, Status> {
-    let received_at = clock::now();
-    let deadline = decode::parse_timeout(request.metadata().get("grpc-timeout").and_then(|value| value.to_str().ok()));
-    let mut message = request.into_inner();
+    let deadline = Deadline::of(&request);
+    let message = request.into_inner();
     let model = message.model_name.clone();
-    let answer = async {
-        let _under_way = front_end.lifecycle.admit()?;
-        let parameters = std::mem::take(&mut message.parameters);
-        let head = decode::head(parameters, &message.model_version, deadline)?;
-        let handle = front_end.resolve(&message.model_name, head.version)?;
-        if handle.config.decoupled {
-            return Err(InferError::DecoupledUnary);
+    let answered = match deadline {
+        None => answer(front_end, message, None).await,
+        Some(deadline) => {
+            match tokio::time::timeout(deadline.left(clock::now()), answer(front_end, message, Some(deadline))).await {
+                Ok(answered) => answered.map_err(|error| deadline.reason(error, clock::now())),
+                Err(_) => Err(InferError::DeadlineExceeded),
+            }
         }
-        let body = decode::body(message, head, received_at)?;
-        let (sink, answer) = UnarySink::new();
-        let cancellation = Cancellation::default();
-        let guard = CancelOnDrop::new(cancellation.clone());
-        handle.submit(body.request, Responder::new(Box::new(sink), cancellation));
-        let mut response = answer.await.map_err(|_| InferError::Abandoned)??;
-        guard.disarm();
-        encode::apply_classes(&mut response, &handle.config, &body.classes)?;
-        Ok(encode::response(*response))
     };
-    answer.await.map(Response::new).map_err(|error| status::infer_status(&model, &error))
+    answered.map(Response::new).map_err(|error| status::infer_status(&model, &error))
+}
+
+async fn answer(
+    front_end: &FrontEnd,
+    mut message: ModelInferRequest,
+    deadline: Option<Deadline>,
+) -> Result<ModelInferResponse, InferError> {
+    let received_at = clock::now();
+    let _under_way = front_end.lifecycle.admit()?;
+    let parameters = std::mem::take(&mut message.parameters);
+    let left = deadline.map(|deadline| deadline.left(received_at));
+    let head = decode::head(parameters, &message.model_version, left)?;
+    let handle = front_end.resolve(&message.model_name, head.version)?;
+    if handle.config.decoupled {
+        return Err(InferError::DecoupledUnary);
+    }
+    let body = decode::body(message, head, received_at)?;
+    let (sink, answer) = UnarySink::new();
+    let cancellation = Cancellation::default();
+    let guard = CancelOnDrop::new(cancellation.clone());
+    handle.submit(body.request, Responder::new(Box::new(sink), cancellation));
+    let mut response = answer.await.map_err(|_| InferError::Abandoned)??;
+    guard.disarm();
+    encode::apply_classes(&mut response, &handle.config, &body.classes)?;
+    Ok(encode::response(*response))
 }

@@ -111,6 +111,16 @@ def test_a_request_whose_client_left_is_not_executed(zoo):
     assert (after[0] - before[0], after[1] - before[1], after[2] - before[2]) == (2, 2, 1)
 
 
+def test_every_deadline_ends_as_a_deadline(zoo):
+    # The server sees the client's deadline too and may be the first to notice its end: the code must be the same.
+    stub = zoo.stub()
+    busy = stub.ModelInfer.future(request("sleep", [("INPUT0", "FP32", [1], [1.5])]), timeout=LIMIT_S)
+    calls = [stub.ModelInfer.future(request("sleep", [("INPUT0", "FP32", [1], [0.0])]), timeout=0.1 + 0.01 * number)
+             for number in range(50)]
+    assert {call.exception().code() for call in calls} == {DEADLINE_EXCEEDED}
+    busy.result()
+
+
 def test_compressed_requests(client):
     for algorithm in ("gzip", "deflate"):
         try:

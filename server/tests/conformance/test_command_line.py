@@ -8,7 +8,7 @@ import pytest
 from tritonclient.grpc import model_config_pb2
 
 from harness.models import config, write, write_identity, write_sleep
-from harness.server import LIMIT_S, ROOT, Server, binary, free_ports
+from harness.server import LIMIT_S, ROOT, Server, binary, free_ports, wait_until
 from harness.wire import pb, request
 
 BUILTIN = ROOT / "examples" / "builtin"
@@ -193,7 +193,9 @@ def test_log_has_a_line_for_each_load_and_none_for_a_request(repository):
             stub.ModelInfer(request("first", [("INPUT0", "FP32", [1], [1.0])]), timeout=LIMIT_S)
         assert server.log() == before
         stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="first"), timeout=LIMIT_S)
-        assert any("first" in line for line in server.log()[len(before):].splitlines())
+        # The unload goes on after its reply.
+        wait_until(lambda: any("first" in line for line in server.log()[len(before):].splitlines()),
+                   "the log has a line for the unload")
 
 
 def test_json_log(repository):

@@ -72,7 +72,9 @@ async fn a_client_that_leaves_frees_the_instance() {
     call.abort();
     let mut deadline = Request::new(one("sleep", "deadline", 50.0));
     deadline.set_timeout(Duration::from_millis(20));
-    assert!(patient(client.model_infer(deadline)).await.is_err());
+    // This client calls its own deadline "cancelled", and may be the first to notice it.
+    let code = patient(client.model_infer(deadline)).await.unwrap_err().code();
+    assert!(matches!(code, Code::DeadlineExceeded | Code::Cancelled), "{code:?}");
     let response = patient(client.model_infer(one("sleep", "stays", 0.0))).await.unwrap().into_inner();
     assert_eq!(response.id, "stays");
     served.wait_under_way(0).await;
