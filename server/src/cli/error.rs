@@ -71,9 +71,6 @@ pub(super) enum CliError {
     /// The answers of the demo's model are wrong.
     #[error("the demo's answers are wrong: {0}")]
     WrongAnswers(String),
-    /// A subcommand's own program is missing or did not start.
-    #[error("unable to run '{program}': {reason}; build it with `cargo build --package benches`")]
-    Program { program: String, reason: String },
 }
 
 impl CliError {

@@ -13,10 +13,8 @@ mod infer;
 mod log;
 mod serve;
 
-use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
-use std::os::unix::process::CommandExt;
-use std::process::{Command as Process, ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -48,13 +46,6 @@ enum Command {
     Config(config::ConfigArgs),
     /// Serve the example repository and send it real sentences: embeddings, latency, throughput.
     Demo(Box<demo::DemoArgs>),
-    /// Measure a running server: runs the program `alcedo-bench`, with all arguments that follow.
-    #[command(disable_help_flag = true)]
-    Bench {
-        /// Arguments of `alcedo-bench`.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<OsString>,
-    },
 }
 
 /// Runs the command that the arguments name.
@@ -74,7 +65,6 @@ pub fn main() -> ExitCode {
         Command::Models(args) => control::run(args),
         Command::Config(args) => config::run(args),
         Command::Demo(args) => demo::run(args),
-        Command::Bench { arguments } => Err(bench(arguments)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -83,14 +73,6 @@ pub fn main() -> ExitCode {
             error.exit_code()
         }
     }
-}
-
-/// Becomes `alcedo-bench`, found beside this program; returns only if that fails.
-fn bench(arguments: &[OsString]) -> CliError {
-    let beside = std::env::current_exe().ok().map(|program| program.with_file_name("alcedo-bench"));
-    let program = beside.filter(|program| program.exists()).unwrap_or_else(|| "alcedo-bench".into());
-    let error = Process::new(&program).args(arguments).exec();
-    CliError::Program { program: program.display().to_string(), reason: error.to_string() }
 }
 
 /// Writes to the standard output. A reader that has gone away ends the output, not the command.

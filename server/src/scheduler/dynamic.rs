@@ -23,6 +23,20 @@ const ARRIVALS_PER_TURN: usize = 256;
 /// Most entries on their way to the task, whatever the levels allow: a limit of the channel itself.
 const MAX_TRANSIT: usize = 1 << 20;
 
+/// Variable of the environment that holds every dynamic batcher until so many requests wait: Triton's, for
+/// tests of clients and schedulers.
+const DELAY_SCHEDULER: &str = "TRITONSERVER_DELAY_SCHEDULER";
+
+fn held_entries() -> usize {
+    let Ok(text) = std::env::var(DELAY_SCHEDULER) else {
+        return 0;
+    };
+    text.parse().unwrap_or_else(|_| {
+        tracing::warn!("{DELAY_SCHEDULER} must be a number of requests, got '{text}'; no batch is held back");
+        0
+    })
+}
+
 /// Handle on the task: it passes entries on.
 pub struct DynamicScheduler {
     sender: mpsc::Sender<Entry>,
@@ -51,7 +65,7 @@ impl DynamicScheduler {
         instances.on_idle(move || notify.notify_one());
         let task = Task {
             preserve_ordering: policy.preserve_ordering,
-            batcher: DynamicBatcher::new(policy),
+            batcher: DynamicBatcher::new(policy).held_until(held_entries()),
             instances,
             statistics: Arc::clone(&statistics),
             receiver,
@@ -92,6 +106,10 @@ impl Task {
                 () = sleep_until(wakeup), if wakeup.is_some() => {}
             }
             self.accept(&mut arrivals);
+            if !open {
+                // Nobody comes any more: what is held back would wait for ever.
+                self.batcher.release();
+            }
             self.dispatch();
         }
     }

@@ -13,6 +13,8 @@ use super::queue::{Pick, Queue, Waiting};
 pub struct DynamicBatcher<T> {
     policy: DynamicBatching,
     levels: Vec<Queue<T>>,
+    /// No batch starts before this many entries wait at once; 0 once they have.
+    hold: usize,
 }
 
 /// Room for a batch at the instances.
@@ -30,7 +32,18 @@ impl<T> DynamicBatcher<T> {
     /// A batcher with nothing in it.
     pub fn new(policy: DynamicBatching) -> Self {
         let levels = policy.policies.iter().map(|level| Queue::new(*level)).collect();
-        Self { policy, levels }
+        Self { policy, levels, hold: 0 }
+    }
+
+    /// Holds every batch back until `entries` wait at once, for tests of clients that need full queues.
+    pub fn held_until(mut self, entries: usize) -> Self {
+        self.hold = entries;
+        self
+    }
+
+    /// Ends a hold.
+    pub fn release(&mut self) {
+        self.hold = 0;
     }
 
     /// Entries waiting.
@@ -66,7 +79,10 @@ impl<T> DynamicBatcher<T> {
     /// The next batch, if one should start now. Entries for which `is_gone` holds are moved to `gone`
     /// as they are met. Call [`DynamicBatcher::expire`] first.
     pub fn poll(&mut self, now: Timestamp, room: Room, is_gone: impl Fn(&T) -> bool, gone: &mut Vec<T>) -> Option<Batch<T>> {
-        if room == Room::None {
+        if self.len() >= self.hold {
+            self.hold = 0;
+        }
+        if room == Room::None || self.hold > 0 {
             return None;
         }
         self.drop_gone_heads(&is_gone, gone);
@@ -105,7 +121,7 @@ impl<T> DynamicBatcher<T> {
     pub fn next_wakeup(&self, room: Room) -> Option<Timestamp> {
         let deadline = self.levels.iter().filter_map(Queue::earliest_deadline).min();
         let due = match room {
-            Room::Idle => self.head().map(|head| head.queued_at.plus(self.policy.max_queue_delay)),
+            Room::Idle if self.hold == 0 => self.head().map(|head| head.queued_at.plus(self.policy.max_queue_delay)),
             _ => None,
         };
         deadline.into_iter().chain(due).min()

@@ -44,7 +44,10 @@ fn at(millis: u64) -> Timestamp {
 /// `push NAME [rows=N] [level=N] [key=N] [deadline=MS]`, `leave NAME`, `advance MS`, `poll idle|behind`,
 /// `expire`, `wakeup`. Times are in milliseconds since the start.
 fn check(policy: DynamicBatching, script: &str, expected: Expect) {
-    let mut batcher = DynamicBatcher::new(policy);
+    check_on(DynamicBatcher::new(policy), script, &expected);
+}
+
+fn check_on(mut batcher: DynamicBatcher<String>, script: &str, expected: &Expect) {
     let mut now = 0u64;
     let mut left: HashSet<String> = HashSet::new();
     let mut log = String::new();
@@ -124,6 +127,27 @@ fn a_full_batch_may_wait_behind_a_running_one() {
         expect![[r#"
             0: a[0..1] b[1..2]
             0: nothing
+        "#]],
+    );
+}
+
+#[test]
+fn a_held_batcher_starts_when_enough_wait_and_then_goes_on() {
+    check_on(
+        DynamicBatcher::new(policy(4)).held_until(3),
+        "push a
+         push b
+         poll idle
+         wakeup
+         push c
+         poll idle
+         push d
+         poll idle",
+        &expect![[r#"
+            0: nothing
+            0: wakeup None
+            0: a[0..1] b[1..2] c[2..3]
+            0: d[0..1]
         "#]],
     );
 }
