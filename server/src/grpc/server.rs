@@ -32,6 +32,8 @@ pub struct GrpcOptions {
     pub stream_window_bytes: u32,
     /// What a client may send on one connection ahead of its being read, in bytes.
     pub connection_window_bytes: u32,
+    /// How late every reply is that is no inference, for tests of clients.
+    pub reply_delay: Option<Duration>,
 }
 
 impl Default for GrpcOptions {
@@ -44,6 +46,7 @@ impl Default for GrpcOptions {
             max_concurrent_streams: 4096,
             stream_window_bytes: 2 << 20,
             connection_window_bytes: 16 << 20,
+            reply_delay: None,
         }
     }
 }
@@ -75,7 +78,7 @@ pub enum GrpcError {
 /// [`GrpcError`]; a failing connection or RPC is none.
 pub async fn serve(front_end: FrontEnd, listener: TcpListener, options: GrpcOptions) -> Result<(), GrpcError> {
     let lifecycle = front_end.lifecycle.clone();
-    let inference = GrpcInferenceServiceServer::new(InferenceService::new(front_end.clone()))
+    let inference = GrpcInferenceServiceServer::new(InferenceService::new(front_end.clone(), options.reply_delay))
         .max_decoding_message_size(options.max_message_bytes)
         .max_encoding_message_size(options.max_message_bytes);
     let inference = InterceptedService::new(inference, deadline::stamp);

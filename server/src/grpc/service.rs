@@ -1,5 +1,7 @@
 //! The inference service: each RPC in a few lines, its work in the file beside this one that is named for it.
 
+use std::time::Duration;
+
 use proto::inference::grpc_inference_service_server::GrpcInferenceService;
 use proto::inference::{
     CudaSharedMemoryRegisterRequest, CudaSharedMemoryRegisterResponse, CudaSharedMemoryStatusRequest,
@@ -22,14 +24,19 @@ type Reply<T> = Result<Response<T>, Status>;
 /// Answers the RPCs of the inference service.
 pub(super) struct InferenceService {
     front_end: FrontEnd,
+    reply_delay: Option<Duration>,
 }
 
 impl InferenceService {
-    pub(super) fn new(front_end: FrontEnd) -> Self {
-        Self { front_end }
+    pub(super) fn new(front_end: FrontEnd, reply_delay: Option<Duration>) -> Self {
+        Self { front_end, reply_delay }
     }
 
-    fn refuse_when_stopping(&self) -> Result<(), Status> {
+    /// Lets a call pass that is no inference.
+    async fn enter(&self) -> Result<(), Status> {
+        if let Some(delay) = self.reply_delay {
+            tokio::time::sleep(delay).await;
+        }
         self.front_end.lifecycle.refuse_when_stopping().map_err(|error| status::infer_status("", &error))
     }
 }
@@ -39,29 +46,29 @@ impl GrpcInferenceService for InferenceService {
     type ModelStreamInferStream = stream::InferStream;
 
     async fn server_live(&self, _: Request<ServerLiveRequest>) -> Reply<ServerLiveResponse> {
-        self.refuse_when_stopping()?;
+        self.enter().await?;
         Ok(Response::new(ServerLiveResponse { live: true }))
     }
 
     async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Reply<ServerReadyResponse> {
-        self.refuse_when_stopping()?;
+        self.enter().await?;
         Ok(Response::new(ServerReadyResponse { ready: self.front_end.is_ready() }))
     }
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Reply<ModelReadyResponse> {
-        self.refuse_when_stopping()?;
+        self.enter().await?;
         let ModelReadyRequest { name, version } = request.into_inner();
         let ready = self.front_end.is_model_ready(&name, &version).map_err(|error| status::infer_status(&name, &error))?;
         Ok(Response::new(ModelReadyResponse { ready }))
     }
 
     async fn server_metadata(&self, _: Request<ServerMetadataRequest>) -> Reply<ServerMetadataResponse> {
-        self.refuse_when_stopping()?;
+        self.enter().await?;
         Ok(Response::new(metadata::server(&self.front_end)))
     }
 
     async fn model_metadata(&self, request: Request<ModelMetadataRequest>) -> Reply<ModelMetadataResponse> {
-        self.refuse_when_stopping()?;
+        self.enter().await?;
         let ModelMetadataRequest { name, version } = request.into_inner();
         let found = metadata::model(&self.front_end, &name, &version);
         found.map(Response::new).map_err(|error| status::infer_status(&name, &error))
@@ -76,26 +83,26 @@ impl GrpcInferenceService for InferenceService {
     }
 
     async fn model_config(&self, request: Request<ModelConfigRequest>) -> Reply<ModelConfigResponse> {
-        self.refuse_when_stopping()?;
+        self.enter().await?;
         let ModelConfigRequest { name, version } = request.into_inner();
         let found = metadata::config(&self.front_end, &name, &version);
         found.map(Response::new).map_err(|error| status::infer_status(&name, &error))
     }
 
     async fn model_statistics(&self, request: Request<ModelStatisticsRequest>) -> Reply<ModelStatisticsResponse> {
-        self.refuse_when_stopping()?;
+        self.enter().await?;
         let ModelStatisticsRequest { name, version } = request.into_inner();
         statistics::statistics(&self.front_end, &name, &version).map(Response::new)
     }
 
     async fn repository_index(&self, request: Request<RepositoryIndexRequest>) -> Reply<RepositoryIndexResponse> {
-        self.refuse_when_stopping()?;
+        self.enter().await?;
         let index = control::index(&self.front_end.repository, request.into_inner()).await;
         index.map(Response::new).map_err(|error| status::control_status("", &error))
     }
 
     async fn repository_model_load(&self, request: Request<RepositoryModelLoadRequest>) -> Reply<RepositoryModelLoadResponse> {
-        self.refuse_when_stopping()?;
+        self.enter().await?;
         let request = request.into_inner();
         let model = request.model_name.clone();
         let loaded = control::load(&self.front_end.repository, request).await;
@@ -107,7 +114,7 @@ impl GrpcInferenceService for InferenceService {
         &self,
         request: Request<RepositoryModelUnloadRequest>,
     ) -> Reply<RepositoryModelUnloadResponse> {
-        self.refuse_when_stopping()?;
+        self.enter().await?;
         let request = request.into_inner();
         let model = request.model_name.clone();
         let unloaded = control::unload(&self.front_end.repository, request).await;
@@ -119,6 +126,7 @@ impl GrpcInferenceService for InferenceService {
         &self,
         _: Request<SystemSharedMemoryStatusRequest>,
     ) -> Reply<SystemSharedMemoryStatusResponse> {
+        self.enter().await?;
         Err(status::not_built("SystemSharedMemoryStatus"))
     }
 
@@ -126,6 +134,7 @@ impl GrpcInferenceService for InferenceService {
         &self,
         _: Request<SystemSharedMemoryRegisterRequest>,
     ) -> Reply<SystemSharedMemoryRegisterResponse> {
+        self.enter().await?;
         Err(status::not_built("SystemSharedMemoryRegister"))
     }
 
@@ -133,6 +142,7 @@ impl GrpcInferenceService for InferenceService {
         &self,
         _: Request<SystemSharedMemoryUnregisterRequest>,
     ) -> Reply<SystemSharedMemoryUnregisterResponse> {
+        self.enter().await?;
         Err(status::not_built("SystemSharedMemoryUnregister"))
     }
 
@@ -140,6 +150,7 @@ impl GrpcInferenceService for InferenceService {
         &self,
         _: Request<CudaSharedMemoryStatusRequest>,
     ) -> Reply<CudaSharedMemoryStatusResponse> {
+        self.enter().await?;
         Err(status::not_built("CudaSharedMemoryStatus"))
     }
 
@@ -147,6 +158,7 @@ impl GrpcInferenceService for InferenceService {
         &self,
         _: Request<CudaSharedMemoryRegisterRequest>,
     ) -> Reply<CudaSharedMemoryRegisterResponse> {
+        self.enter().await?;
         Err(status::not_built("CudaSharedMemoryRegister"))
     }
 
@@ -154,14 +166,17 @@ impl GrpcInferenceService for InferenceService {
         &self,
         _: Request<CudaSharedMemoryUnregisterRequest>,
     ) -> Reply<CudaSharedMemoryUnregisterResponse> {
+        self.enter().await?;
         Err(status::not_built("CudaSharedMemoryUnregister"))
     }
 
     async fn trace_setting(&self, _: Request<TraceSettingRequest>) -> Reply<TraceSettingResponse> {
+        self.enter().await?;
         Err(status::not_built("TraceSetting"))
     }
 
     async fn log_settings(&self, _: Request<LogSettingsRequest>) -> Reply<LogSettingsResponse> {
+        self.enter().await?;
         Err(status::not_built("LogSettings"))
     }
 }

@@ -14,6 +14,23 @@ use crate::grpc::{self, FrontEnd, GrpcOptions, Lifecycle};
 use crate::http;
 use crate::repository::{Repository, StartupError};
 
+/// Variable of the environment that delays every gRPC reply that is no inference by so many seconds: Triton's,
+/// for tests of clients.
+const REPLY_DELAY: &str = "TRITONSERVER_SERVER_DELAY_GRPC_RESPONSE_SEC";
+
+fn reply_delay() -> Option<Duration> {
+    let text = std::env::var(REPLY_DELAY).ok()?;
+    let delay = text.parse().ok().map(Duration::from_secs).filter(|delay| *delay <= MAX_REPLY_DELAY);
+    if delay.is_none() {
+        let most = MAX_REPLY_DELAY.as_secs();
+        tracing::warn!("{REPLY_DELAY} must be a whole number of seconds of at most {most}, got '{text}'; no reply is delayed");
+    }
+    delay
+}
+
+/// Longest such delay; more would only be a mistake.
+const MAX_REPLY_DELAY: Duration = Duration::from_secs(3600);
+
 /// Which listener a task serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Listener {
@@ -58,6 +75,7 @@ impl Server {
                 max_message_bytes: grpc.max_message_bytes,
                 keepalive_time: grpc.keepalive_time,
                 keepalive_timeout: grpc.keepalive_timeout,
+                reply_delay: reply_delay(),
                 ..GrpcOptions::default()
             };
             listeners.spawn(ended(Listener::Grpc, grpc::serve(front_end.clone(), listener, options)));
