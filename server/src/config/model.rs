@@ -290,6 +290,7 @@ fn refuse_unsupported(written: &wire::ModelConfig, problems: &mut Vec<ConfigProb
         (!written.batch_output.is_empty(), "batch_output"),
         (written.model_repository_agents.is_some(), "model_repository_agents"),
         (written.model_operations.is_some(), "model_operations"),
+        (is_other_weights_file(written), "default_model_filename (models on candle are read from model.safetensors)"),
         (written.response_cache.is_some_and(|cache| cache.enable), "response_cache.enable"),
     ];
     for (is_set, field) in refused {
@@ -297,6 +298,11 @@ fn refuse_unsupported(written: &wire::ModelConfig, problems: &mut Vec<ConfigProb
             problems.push(ConfigProblem::Unsupported { model: written.name.clone(), field: field.to_owned() });
         }
     }
+}
+
+/// Weights have one name, the one that Hugging Face gives them.
+fn is_other_weights_file(written: &wire::ModelConfig) -> bool {
+    written.backend == "candle" && !["", "model.safetensors"].contains(&written.default_model_filename.as_str())
 }
 
 /// Hints for other engines and settings that have nothing to act on here: named in a warning at load.
@@ -326,6 +332,7 @@ fn unused_fields(written: &wire::ModelConfig) -> Vec<String> {
     let hints = [
         (!written.runtime.is_empty(), "runtime"),
         (!written.cc_model_filenames.is_empty(), "cc_model_filenames"),
+        (written.backend != "candle" && !written.default_model_filename.is_empty(), "default_model_filename"),
         (written.model_metrics.is_some(), "model_metrics"),
     ];
     fields.extend(hints.iter().filter(|(is_set, _)| *is_set).map(|(_, field)| (*field).to_owned()));
