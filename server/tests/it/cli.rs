@@ -150,7 +150,7 @@ fn begin_stream(server: &Served, delay: u32) -> (Child, BufReader<std::process::
 #[test]
 fn help_and_version_succeed() {
     let help = succeed(&["--help"]);
-    for command in ["serve", "infer", "models", "config", "demo", "bench"] {
+    for command in ["serve", "infer", "models", "config", "demo"] {
         assert!(help.contains(&format!("\n  {command} ")), "{help}");
     }
     assert!(succeed(&["serve", "--help"]).contains("--grpc-port <PORT>"));
