@@ -176,7 +176,7 @@ def test_start_up_model_that_fails_ends_the_server(repository):
 
 def test_start_up_model_that_may_fail(repository):
     broken(repository)
-    with Server(repository, "--exit-on-error=false", "--strict-readiness=false") as server:
+    with Server(repository, "--exit-on-error=false", "--strict-readiness=false", "--drain-delay-secs", "0") as server:
         assert server.client().is_model_ready("good")
         assert not server.client().is_model_ready("broken")
         server.terminate()

@@ -214,7 +214,7 @@ def test_exit_timeout_ends_the_wait(repository):
 
 def test_exit_without_work(repository):
     write_identity(repository, "first")
-    with Server(repository) as server:
+    with Server(repository, "--drain-delay-secs", "0") as server:
         server.terminate()
         assert server.wait_exit() == 0
 
