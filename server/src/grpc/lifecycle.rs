@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::error::InferError;
 
@@ -28,11 +28,13 @@ pub struct Lifecycle(Arc<Shared>);
 struct Shared {
     phase: watch::Sender<Phase>,
     under_way: AtomicUsize,
+    /// Told whenever the last request under way has ended.
+    idle: Notify,
 }
 
 impl Default for Lifecycle {
     fn default() -> Self {
-        Self(Arc::new(Shared { phase: watch::Sender::new(Phase::Serving), under_way: AtomicUsize::new(0) }))
+        Self(Arc::new(Shared { phase: watch::Sender::new(Phase::Serving), under_way: AtomicUsize::new(0), idle: Notify::new() }))
     }
 }
 
@@ -83,7 +85,7 @@ impl Lifecycle {
         self.phase() >= Phase::Stopping
     }
 
-    /// Inference requests that have been taken and not yet answered.
+    /// Requests that have been taken and not yet answered.
     pub fn under_way(&self) -> usize {
         self.0.under_way.load(Ordering::Acquire)
     }
@@ -94,9 +96,28 @@ impl Lifecycle {
     /// [`InferError::ShuttingDown`] once the server is stopping.
     pub fn admit(&self) -> Result<UnderWay, InferError> {
         // Counted before the phase is read: whoever stops the server and then reads the count sees this one.
-        self.0.under_way.fetch_add(1, Ordering::AcqRel);
-        let guard = UnderWay(Arc::clone(&self.0));
+        let guard = self.hold();
         if self.is_stopping() { Err(InferError::ShuttingDown) } else { Ok(guard) }
+    }
+
+    /// Counts a call that is no inference, and that is to be finished all the same, as under way until the guard is
+    /// dropped.
+    pub fn hold(&self) -> UnderWay {
+        self.0.under_way.fetch_add(1, Ordering::AcqRel);
+        UnderWay(Arc::clone(&self.0))
+    }
+
+    /// Waits until nothing is under way. Once the server is stopping, nothing comes after that.
+    pub async fn idle(&self) {
+        loop {
+            let mut ended = std::pin::pin!(self.0.idle.notified());
+            // Listens before it looks, so that an end between the two is not missed.
+            ended.as_mut().enable();
+            if self.under_way() == 0 {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// Lets a call pass that is no inference.
@@ -108,13 +129,15 @@ impl Lifecycle {
     }
 }
 
-/// One inference request under way.
+/// One request under way.
 #[derive(Debug)]
 pub struct UnderWay(Arc<Shared>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::AcqRel);
+        if self.0.under_way.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.idle.notify_waiters();
+        }
     }
 }
 
@@ -146,5 +169,21 @@ mod tests {
         assert_eq!(lifecycle.under_way(), 2);
         drop((first, second));
         assert_eq!(lifecycle.under_way(), 0);
+    }
+
+    #[tokio::test]
+    async fn idle_waits_for_the_last_request() {
+        let lifecycle = Lifecycle::default();
+        lifecycle.idle().await;
+        let (first, second) = (lifecycle.admit(), lifecycle.hold());
+        let waiting = tokio::spawn({
+            let lifecycle = lifecycle.clone();
+            async move { lifecycle.idle().await }
+        });
+        drop(first);
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(second);
+        waiting.await.expect("the wait ends");
     }
 }

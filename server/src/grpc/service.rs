@@ -103,6 +103,7 @@ impl GrpcInferenceService for InferenceService {
 
     async fn repository_model_load(&self, request: Request<RepositoryModelLoadRequest>) -> Reply<RepositoryModelLoadResponse> {
         self.enter().await?;
+        let _under_way = self.front_end.lifecycle.hold();
         let request = request.into_inner();
         let model = request.model_name.clone();
         let loaded = control::load(&self.front_end.repository, request).await;
@@ -115,6 +116,7 @@ impl GrpcInferenceService for InferenceService {
         request: Request<RepositoryModelUnloadRequest>,
     ) -> Reply<RepositoryModelUnloadResponse> {
         self.enter().await?;
+        let _under_way = self.front_end.lifecycle.hold();
         let request = request.into_inner();
         let model = request.model_name.clone();
         let unloaded = control::unload(&self.front_end.repository, request).await;

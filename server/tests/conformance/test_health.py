@@ -2,6 +2,7 @@
 
 import json
 import queue
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -210,6 +211,24 @@ def test_exit_timeout_ends_the_wait(repository):
         server.terminate()
         server.wait_exit(WAIT_S)
         assert isinstance(call.exception(), grpc.RpcError)
+
+
+def test_silent_connections_do_not_hold_up_the_end(repository):
+    write_identity(repository, "first")
+    # Without a limit of its own for connections, the server would wait for them as long as for requests.
+    with Server(repository, "--drain-delay-secs", "0", "--exit-timeout-secs", "3600") as server:
+        preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+        silent = []
+        for port, said in [(server.grpc_port, b""), (server.grpc_port, preface), (server.http_port, b""),
+                           (server.http_port, b"GET /v2/health/live HTTP/1.1\r\nho")]:
+            connection = socket.create_connection(("127.0.0.1", port), timeout=WAIT_S)
+            connection.sendall(said)
+            silent.append(connection)
+        assert server.stub().ServerLive(pb.ServerLiveRequest(), timeout=LIMIT_S).live
+        server.terminate()
+        assert server.wait_exit() == 0
+        for connection in silent:
+            connection.close()
 
 
 def test_exit_without_work(repository):

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::listen::{Bound, Listeners};
 use super::signals::{Signal, Signals};
@@ -31,6 +31,13 @@ fn reply_delay() -> Option<Duration> {
 /// Longest such delay; more would only be a mistake.
 const MAX_REPLY_DELAY: Duration = Duration::from_secs(3600);
 
+/// How long gRPC connections on which nothing is under way may stay open at the end: time for last answers to
+/// arrive. A client that is there closes at once; one that is gone, or never said a word, never does.
+const GRPC_GRACE: Duration = Duration::from_secs(5);
+
+/// The same for HTTP, whose answers are small.
+const HTTP_GRACE: Duration = Duration::from_secs(2);
+
 /// Which listener a task serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Listener {
@@ -56,6 +63,8 @@ pub(in crate::cli) struct Server {
     bound: Bound,
     /// One task per listener; each ends when the server has stopped.
     listeners: JoinSet<Result<Listener, ServeError>>,
+    /// Ends the task that serves gRPC.
+    grpc: Option<AbortHandle>,
     exit_on_error: bool,
     drain_delay: Duration,
     exit_timeout: Duration,
@@ -70,6 +79,7 @@ impl Server {
         let Listeners { grpc, http, metrics, bound } = Listeners::bind(&config).await?;
         let front_end = FrontEnd::new(Repository::new(config.repository), Lifecycle::default(), config.name);
         let mut listeners = JoinSet::new();
+        let mut grpc_task = None;
         if let (Some(listener), Some(grpc)) = (grpc, config.grpc) {
             let options = GrpcOptions {
                 max_message_bytes: grpc.max_message_bytes,
@@ -78,7 +88,7 @@ impl Server {
                 reply_delay: reply_delay(),
                 ..GrpcOptions::default()
             };
-            listeners.spawn(ended(Listener::Grpc, grpc::serve(front_end.clone(), listener, options)));
+            grpc_task = Some(listeners.spawn(ended(Listener::Grpc, grpc::serve(front_end.clone(), listener, options))));
         }
         if let Some(listener) = http {
             listeners.spawn(ended(Listener::Http, http::serve(front_end.clone(), listener)));
@@ -92,7 +102,7 @@ impl Server {
             }
         }
         let (exit_on_error, drain_delay, exit_timeout) = (config.exit_on_error, config.drain_delay, config.exit_timeout);
-        Ok(Self { front_end, bound, listeners, exit_on_error, drain_delay, exit_timeout })
+        Ok(Self { front_end, bound, listeners, grpc: grpc_task, exit_on_error, drain_delay, exit_timeout })
     }
 
     /// Where it listens.
@@ -175,18 +185,22 @@ impl Server {
     /// # Errors
     /// [`ServeError::CutOff`] after the exit timeout, [`ServeError::Interrupted`] by another signal.
     pub(in crate::cli) async fn stop(self, signals: &mut Signals) -> Result<(), ServeError> {
-        let Self { front_end, bound, mut listeners, exit_timeout, .. } = self;
+        let Self { front_end, mut listeners, grpc, exit_timeout, .. } = self;
         let running = front_end.lifecycle.under_way();
         tracing::info!(requests = running, timeout_seconds = exit_timeout.as_secs_f64(), "stopping: finishing what runs");
         front_end.lifecycle.stop();
-        let serves_grpc = bound.grpc.is_some();
         let finished = async {
             // Requests that were taken still need their models, so gRPC ends first.
-            while serves_grpc && !matches!(listeners.join_next().await, None | Some(Ok(Ok(Listener::Grpc)))) {}
+            if let Some(grpc) = grpc {
+                Self::finish_grpc(&front_end.lifecycle, &mut listeners, &grpc).await;
+            }
             front_end.repository.shutdown().await;
             // Probes of orchestrators come over HTTP: they are answered to the end.
             front_end.lifecycle.close();
-            while listeners.join_next().await.is_some() {}
+            let closed = async { while listeners.join_next().await.is_some() {} };
+            if tokio::time::timeout(HTTP_GRACE, closed).await.is_err() {
+                tracing::info!("closing HTTP connections that stay open");
+            }
         };
         let ended = tokio::select! {
             ended = tokio::time::timeout(exit_timeout, finished) => ended,
@@ -195,10 +209,26 @@ impl Server {
         let requests = front_end.lifecycle.under_way();
         match ended {
             Err(_) if requests > 0 => Err(ServeError::CutOff { requests }),
-            // Only idle connections or a model's farewell were left: nobody's answer is missing.
+            // Only a model's farewell was left: nobody's answer is missing.
             _ => {
                 tracing::info!("stopped");
                 Ok(())
+            }
+        }
+    }
+
+    /// Waits until gRPC has ended. Connections that stay open when nothing has been under way for a while are cut.
+    async fn finish_grpc(lifecycle: &Lifecycle, listeners: &mut JoinSet<Result<Listener, ServeError>>, grpc: &AbortHandle) {
+        let ended = async { while !grpc.is_finished() && listeners.join_next().await.is_some() {} };
+        let abandoned = async {
+            lifecycle.idle().await;
+            tokio::time::sleep(GRPC_GRACE).await;
+        };
+        tokio::select! {
+            () = ended => {}
+            () = abandoned => {
+                tracing::info!("closing gRPC connections that stay open with nothing under way");
+                grpc.abort();
             }
         }
     }
