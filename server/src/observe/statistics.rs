@@ -61,6 +61,10 @@ pub struct RequestTiming {
     pub queue: Duration,
 }
 
+/// Response indices that are counted apart. How many there are is the client's choice, so there must be a limit;
+/// responses behind it are part of all other counts.
+pub const MAX_RESPONSE_INDICES: u64 = 16_384;
+
 /// What became of one response of a decoupled model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseOutcome {
@@ -120,7 +124,7 @@ pub struct Counts {
     pub compute_output: Tally,
     /// By rows of the executed batch.
     pub batches: BTreeMap<usize, BatchTally>,
-    /// By response index; decoupled models only.
+    /// By response index; decoupled models only. Never more than [`MAX_RESPONSE_INDICES`].
     pub responses: BTreeMap<u64, ResponseTally>,
 }
 
@@ -182,8 +186,12 @@ impl ModelStatistics {
         });
     }
 
-    /// Counts one response of a decoupled model at its index (0 for the first of its request).
+    /// Counts one response of a decoupled model at its index (0 for the first of its request); an index from
+    /// [`MAX_RESPONSE_INDICES`] on is not counted apart.
     pub fn record_response(&self, index: u64, outcome: ResponseOutcome, infer: Duration, output: Duration) {
+        if index >= MAX_RESPONSE_INDICES {
+            return;
+        }
         self.with(|counts| {
             let tally = counts.responses.entry(index).or_default();
             let total = infer.saturating_add(output);
@@ -225,5 +233,20 @@ impl ModelStatistics {
     /// All counts at one moment.
     pub fn snapshot(&self) -> Counts {
         self.with(|counts| counts.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn response_indices_are_bounded() {
+        let statistics = ModelStatistics::default();
+        for index in [0, MAX_RESPONSE_INDICES - 1, MAX_RESPONSE_INDICES, u64::MAX] {
+            statistics.record_response(index, ResponseOutcome::Success, Duration::ZERO, Duration::ZERO);
+        }
+        let indices: Vec<u64> = statistics.snapshot().responses.into_keys().collect();
+        assert_eq!(indices, [0, MAX_RESPONSE_INDICES - 1]);
     }
 }
