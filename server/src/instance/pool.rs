@@ -159,8 +159,7 @@ fn spawn_instance(
             let _ = ready.send(Ok(()));
             drop(ready);
             while let Ok(batch) = receiver.recv() {
-                let outcome = run(&shared.served, instance.as_mut(), batch);
-                if outcome.is_err() {
+                if run(&shared.served, instance.as_mut(), batch).is_err() {
                     match create(&shared.served, backend.as_ref(), &slot) {
                         Ok(fresh) => instance = fresh,
                         Err(error) => return retire(&shared, &receiver, &error),
@@ -237,18 +236,21 @@ fn run(served: &Arc<ServedVersion>, instance: &mut dyn ModelInstance, batch: Bat
         return Ok(());
     }
     let mut execution = Execution::start(Arc::clone(served), live);
-    match catch_unwind(AssertUnwindSafe(|| instance.execute(&mut execution))) {
-        Ok(result) => {
-            execution.finish(result);
-            Ok(())
-        }
+    let (result, outcome) = match catch_unwind(AssertUnwindSafe(|| instance.execute(&mut execution))) {
+        Ok(result) => (result, Ok(())),
         Err(panic) => {
             let message = panic_message(panic.as_ref());
             tracing::error!(model = %served.config.name, version = served.version, message, "the model panicked while executing");
-            execution.finish(Err(ExecuteError::Panicked { model: served.config.name.to_string(), message }));
-            Err(Broken)
+            (Err(ExecuteError::Panicked { model: served.config.name.to_string(), message }), Err(Broken))
         }
+    };
+    // Whoever takes the answers runs on this thread too (an ensemble goes on with its graph): the thread must
+    // outlive that. Responders that have not answered do so while they are dropped.
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| execution.finish(result))) {
+        let message = panic_message(panic.as_ref());
+        tracing::error!(model = %served.config.name, version = served.version, message, "answering a batch panicked");
     }
+    outcome
 }
 
 /// What a panic says, where it says something.

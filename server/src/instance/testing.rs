@@ -99,6 +99,20 @@ impl TestModel {
         self.run(vec![request]).pop().unwrap()
     }
 
+    /// Runs one request whose answer nobody can take: the sink panics.
+    pub(super) fn ask_of_a_panicking_sink(&self, request: TestRequest<'_>) {
+        struct Panicking;
+        impl ResponseSink for Panicking {
+            fn deliver(&mut self, _: Delivery) {
+                panic!("as the test wants it");
+            }
+        }
+        let responder = Responder::new(Box::new(Panicking), Cancellation::default());
+        self.served.statistics.enter_queue();
+        let entry = Entry { request: request.finish(), responder, queued_at: clock::now(), deadline: None };
+        assert!(self.pool.try_submit(Batch::single(entry, 1)).is_ok(), "the queue of batches is full");
+    }
+
     /// The counts at this moment.
     pub(super) fn counts(&self) -> Counts {
         self.served.statistics.snapshot()

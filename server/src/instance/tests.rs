@@ -252,3 +252,21 @@ fn requests_that_nobody_waits_for_are_not_run() {
     assert_eq!(second[1].script(), ["X=[1,1]3*"]);
     assert_eq!(model.counts().batches.keys().copied().collect::<Vec<_>>(), [1]);
 }
+
+#[test]
+fn a_panic_of_who_takes_the_answer_leaves_the_instance_at_work() {
+    let (model, made) = scripted(
+        CONFIG,
+        |execution| {
+            execution.set_output(0, int32(&[1, 1], &[7]));
+            Ok(())
+        },
+        1,
+    );
+    for _ in 0..3 {
+        model.ask_of_a_panicking_sink(model.request().input("A", int32(&[1, 1], &[0])));
+        assert_eq!(ask(&model, &[&[0]])[0].script(), ["X=[1,1]7*"]);
+    }
+    assert_eq!(made.load(Ordering::Acquire), 1, "the model itself has not panicked");
+    assert_eq!(model.counts().success.count, 6);
+}
