@@ -195,6 +195,16 @@ impl Delivery {
 pub trait ResponseSink: Send {
     /// Takes one delivery.
     fn deliver(&mut self, delivery: Delivery);
+
+    /// Takes one delivery from a thread that others need too, and that a slow client must not hold up. Where the sink
+    /// has no way to do that, it is [`ResponseSink::deliver`].
+    fn deliver_at_once(&mut self, delivery: Delivery) {
+        self.deliver(delivery);
+    }
+
+    /// Waits while the client reads slowly: for the thread of a decoupled model whose responses go to the client by way
+    /// of other models, which use [`ResponseSink::deliver_at_once`].
+    fn wait_for_room(&mut self) {}
 }
 
 /// Answers one request: any number of deliveries, exactly one of them the last.
@@ -218,12 +228,28 @@ impl Responder {
 
     /// Delivers; whatever comes after the last delivery is dropped.
     pub fn deliver(&mut self, delivery: Delivery) {
+        self.deliver_by(delivery, |sink, delivery| sink.deliver(delivery));
+    }
+
+    /// As [`Responder::deliver`], from a thread that must not wait for a slow client.
+    pub fn deliver_at_once(&mut self, delivery: Delivery) {
+        self.deliver_by(delivery, |sink, delivery| sink.deliver_at_once(delivery));
+    }
+
+    fn deliver_by(&mut self, delivery: Delivery, deliver: impl FnOnce(&mut dyn ResponseSink, Delivery)) {
         if delivery.is_last() {
             if let Some(mut sink) = self.sink.take() {
-                sink.deliver(delivery);
+                deliver(sink.as_mut(), delivery);
             }
         } else if let Some(sink) = self.sink.as_mut() {
-            sink.deliver(delivery);
+            deliver(sink.as_mut(), delivery);
+        }
+    }
+
+    /// Waits while the client reads slowly.
+    pub fn wait_for_room(&mut self) {
+        if let Some(sink) = self.sink.as_mut() {
+            sink.wait_for_room();
         }
     }
 

@@ -5,7 +5,8 @@
 //! answers that must not wait (one last delivery for each request) always have a place: **such a delivery never
 //! blocks**, and so any thread may make it, those of the async runtime included. Only answers that are not the
 //! last of a decoupled request wait for room. They come from the model's own threads alone, which are not needed
-//! to make room: that is done by the task that writes the stream, or by closing it when the client leaves.
+//! to make room: that is done by the task that writes the stream, or by closing it when the client leaves. Where
+//! answers come by way of other models (in an ensemble), those put them at once, and the model that began waits.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -234,10 +235,31 @@ pub(super) struct Producer<T> {
 impl<T> Producer<T> {
     /// Puts an answer that is not the last. Blocks the thread while too many wait and the reader is there.
     pub(super) fn push(&self, answer: T) {
+        self.put(self.lock_with_room(), answer);
+    }
+
+    /// Puts an answer that is not the last, however many wait: for answers whose origin is held back by
+    /// [`Producer::wait_for_room`].
+    pub(super) fn push_at_once(&self, answer: T) {
+        self.put(self.outbox.lock(), answer);
+    }
+
+    /// Blocks the thread while too many answers wait and the reader is there.
+    pub(super) fn wait_for_room(&self) {
+        drop(self.lock_with_room());
+        // The place is not taken, so whoever waits next may go on as well.
+        self.outbox.room.notify_one();
+    }
+
+    fn lock_with_room(&self) -> MutexGuard<'_, State<T>> {
         let mut state = self.outbox.lock();
         while state.answers >= self.outbox.max_answers && !state.is_closed {
             state = self.outbox.room.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        state
+    }
+
+    fn put(&self, mut state: MutexGuard<'_, State<T>>, answer: T) {
         if state.is_closed {
             return;
         }
@@ -359,6 +381,26 @@ mod tests {
         for expected in [Some(1), Some(2), Some(3), None] {
             assert_eq!(next(&outbox).await, expected);
         }
+    }
+
+    #[tokio::test]
+    async fn answers_put_at_once_hold_back_those_who_wait_for_room() {
+        let outbox = Outbox::new(LIMITS);
+        let decoupled = Arc::new(producer(&outbox).await);
+        (0..5).for_each(|answer| decoupled.push_at_once(answer));
+        let waiting: Vec<_> = (0..8)
+            .map(|_| {
+                let decoupled = Arc::clone(&decoupled);
+                thread::spawn(move || decoupled.wait_for_room())
+            })
+            .collect();
+        for expected in 0..3 {
+            assert_eq!(next(&outbox).await, Some(expected));
+            assert!(waiting.iter().all(|thread| !thread.is_finished()), "there is no room before {expected} is taken");
+        }
+        // One place is free: it lets all of them go on, for none of them takes it.
+        assert_eq!(next(&outbox).await, Some(3));
+        waiting.into_iter().for_each(|thread| thread.join().expect("the wait ends"));
     }
 
     #[tokio::test]

@@ -245,6 +245,22 @@ impl StreamSink {
 impl ResponseSink for StreamSink {
     /// Waits only with a response that is not the last of a decoupled request, while the client reads slowly.
     fn deliver(&mut self, delivery: Delivery) {
+        self.deliver_by(delivery, Producer::push);
+    }
+
+    fn deliver_at_once(&mut self, delivery: Delivery) {
+        self.deliver_by(delivery, Producer::push_at_once);
+    }
+
+    fn wait_for_room(&mut self) {
+        if let Some(Way::Decoupled(producer)) = &self.way {
+            producer.wait_for_room();
+        }
+    }
+}
+
+impl StreamSink {
+    fn deliver_by(&mut self, delivery: Delivery, push: impl FnOnce(&Producer<Outgoing>, Outgoing)) {
         match self.way.take() {
             Some(Way::Ordered(slot, mut collected)) => match collected.take(delivery) {
                 None => self.way = Some(Way::Ordered(slot, collected)),
@@ -261,7 +277,7 @@ impl ResponseSink for StreamSink {
             Some(Way::Decoupled(producer)) if delivery.is_last() => producer.finish(self.outgoing(delivery)),
             Some(Way::Decoupled(producer)) => {
                 if let Some(outgoing) = self.outgoing(delivery) {
-                    producer.push(outgoing);
+                    push(&producer, outgoing);
                 }
                 self.way = Some(Way::Decoupled(producer));
             }

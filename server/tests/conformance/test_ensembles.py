@@ -1,5 +1,7 @@
 """Ensembles: graphs of models served as one, and the texts that refuse graphs that are none."""
 
+import collections
+import queue
 import re
 import time
 
@@ -7,8 +9,9 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
-from harness.models import DECOUPLED, config, ensemble, write, write_add_sub, write_identity, write_repeat, write_sleep
-from harness.server import Server
+from harness.models import (DECOUPLED, config, ensemble, write, write_add_sub, write_identity, write_repeat, write_sleep,
+                            write_square)
+from harness.server import Server, wait_until
 from harness.wire import INVALID, UNIMPLEMENTED, outputs_of, parameters_of, refused, request
 
 LIMIT_S = 60
@@ -259,6 +262,40 @@ def test_decoupled_step(calls):
     assert sorted((each["INDEX"], each["RESULT"]) for each in got) == [(0, 5), (1, 6), (2, 7)]
     finals = [parameters_of(reply.infer_response)["triton_final_response"] for reply in replies]
     assert finals == [False] * (len(replies) - 1) + [True]
+
+
+def test_a_client_that_does_not_read_holds_up_nobody_else(repository):
+    one = ("INT32", [1])
+    write_square(repository, "many")
+    write_identity(repository, "shared", *one)
+    graph = ensemble("ensemble", [("IN", *one)], [("OUT", *one)],
+                     [("many", {"IN": "IN"}, {"OUT": "each"}), ("shared", {"INPUT0": "each"}, {"OUTPUT0": "OUT"})])
+    # Without this limit the first step would fill the queue of the second.
+    bounded = graph.replace("ensemble_scheduling {", "ensemble_scheduling { max_inflight_requests: 16")
+    write(repository, "ensemble", bounded)
+    with Server(repository) as server:
+        stub, unread = server.stub(), queue.Queue()
+        unread.put(request("ensemble", [("IN", "INT32", [1], [1_000_000])]))
+        stalled = server.stub().ModelStreamInfer(iter(unread.get, None))
+        next(stalled)
+        counts = collections.deque(maxlen=50)
+
+        def is_held_back():
+            reply = stub.ModelStatistics(pb.ModelStatisticsRequest(name="shared"), timeout=LIMIT_S)
+            counts.append(reply.model_stats[0].inference_count)
+            return len(counts) == counts.maxlen and len(set(counts)) == 1
+
+        wait_until(is_held_back, "the ensemble is held back by its client")
+        assert counts[-1] < 1_000_000
+        reply = stub.ModelInfer(request("shared", [("INPUT0", "INT32", [1], [7])]), timeout=LIMIT_S)
+        assert list(outputs_of(reply)["OUTPUT0"][2]) == [7]
+        # The client reads again: nothing is lost, and all keeps its order.
+        for _ in range(20_000):
+            assert list(outputs_of(next(stalled).infer_response)["OUT"][2]) == [1_000_000]
+        stalled.cancel()
+        unread.put(None)
+        quick = stub.ModelStreamInfer(iter([request("ensemble", [("IN", "INT32", [1], [3])])]), timeout=LIMIT_S)
+        assert [list(outputs_of(reply.infer_response)["OUT"][2]) for reply in quick] == [[3]] * 3
 
 
 def test_decoupled_step_without_responses(calls):

@@ -5,8 +5,9 @@
 //! submitted (a refusal) only adds to the queue, so neither lock nor stack is in its way. The client is
 //! answered by one thread at a time as well, so that its answers keep their order.
 //!
-//! A client that reads slowly blocks the thread that answers it. That must not be a thread of the async
-//! runtime, so answers that others follow are only ever made by threads that brought a response (see
+//! A client that reads slowly blocks the thread of the decoupled step whose responses it does not read, and no
+//! other: models that come behind that step serve other clients too, so they answer at once. Nor may a thread of the
+//! async runtime wait, so answers that others follow are only ever made by threads that brought a response (see
 //! [`ResponseSink::deliver`]); those that merely refuse a step make last answers, which never block.
 
 use std::collections::VecDeque;
@@ -132,8 +133,12 @@ impl Call {
     /// Takes what a step delivers and goes on with the graph.
     fn on_delivery(self: &Arc<Self>, step: usize, frame: u64, delivery: Delivery) {
         let is_last = delivery.is_last();
-        let brings = if matches!(delivery, Delivery::Failed { .. }) { Brings::NoResponse } else { Brings::Response };
         let is_producer = matches!(delivery, Delivery::Response { .. }) && self.is_decoupled(step);
+        let brings = match delivery {
+            Delivery::Failed { .. } => Brings::NoResponse,
+            _ if is_producer && !is_last => Brings::OneOfMany,
+            _ => Brings::Response,
+        };
         let taken = if is_producer { self.pass_gate(step) } else { Vec::new() };
         let mut state = self.lock();
         taken.iter().for_each(|step| state.places[*step] += 1);
@@ -286,7 +291,7 @@ impl Call {
         }
         // Whoever put an answer that others follow brought a response, and comes to deliver it.
         let may_deliver = |state: &State| match (brings, state.answers.front()) {
-            (Brings::Response, Some(_)) => true,
+            (Brings::Response | Brings::OneOfMany, Some(_)) => true,
             (Brings::NoResponse, Some(delivery)) => delivery.is_last(),
             (_, None) => false,
         };
@@ -302,7 +307,10 @@ impl Call {
                 self.count(&delivery, total);
                 drop(permit);
             }
-            responder.deliver(delivery);
+            match brings {
+                Brings::OneOfMany => responder.deliver(delivery),
+                Brings::Response | Brings::NoResponse => responder.deliver_at_once(delivery),
+            }
             state = self.lock();
             state.responder = Some(responder);
             state.answering = None;
@@ -336,6 +344,7 @@ impl Call {
     /// follow. The client ends the wait by reading or leaving; a step that does not come to its end for too
     /// long (it may need the very thread that waits) does not hold its producer for ever.
     fn hold_back(&self) {
+        self.wait_for_client();
         let deadline = clock::now().plus(LONGEST_WAIT);
         let this = thread::current().id();
         let mut state = self.lock();
@@ -348,6 +357,26 @@ impl Call {
             }
             state = self.changed.wait_timeout(state, LOOK_AROUND).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Waits while the client reads slowly, in place of the threads that answer it.
+    fn wait_for_client(&self) {
+        let mut state = self.lock();
+        // Whoever answers it now waits himself, if he may.
+        if state.answering.is_some() {
+            return;
+        }
+        let Some(mut responder) = state.responder.take() else { return };
+        state.answering = Some(thread::current().id());
+        drop(state);
+        responder.wait_for_room();
+        let mut state = self.lock();
+        state.responder = Some(responder);
+        state.answering = None;
+        drop(state);
+        self.changed.notify_all();
+        // What came meanwhile.
+        self.answer(Brings::OneOfMany);
     }
 
     /// Waits until what is behind a decoupled step can take one more response; the places taken.
@@ -386,9 +415,11 @@ impl Call {
     }
 }
 
-/// Whether the thread at work brought a response of a step, so that the client may hold it back.
+/// What the thread at work brought of a step, and so whether it may answer the client, and may wait for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Brings {
+    /// One of several of a decoupled step, on a thread that may wait for the client.
+    OneOfMany,
     Response,
     NoResponse,
 }
