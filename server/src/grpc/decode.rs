@@ -172,6 +172,25 @@ pub(crate) fn body(message: ModelInferRequest, head: Head, received_at: Timestam
     Ok(Body { request, classes })
 }
 
+/// About how many bytes of tensor contents a request holds in memory.
+pub(crate) fn content_bytes(message: &ModelInferRequest) -> usize {
+    fn typed(contents: &InferTensorContents) -> usize {
+        let texts = contents.bytes_contents.iter().map(Bytes::len).sum::<usize>();
+        texts.saturating_add(
+            size_of_val(contents.bool_contents.as_slice())
+                + size_of_val(contents.bytes_contents.as_slice())
+                + size_of_val(contents.int_contents.as_slice())
+                + size_of_val(contents.int64_contents.as_slice())
+                + size_of_val(contents.uint_contents.as_slice())
+                + size_of_val(contents.uint64_contents.as_slice())
+                + size_of_val(contents.fp32_contents.as_slice())
+                + size_of_val(contents.fp64_contents.as_slice()),
+        )
+    }
+    let raw = message.raw_input_contents.iter().map(Bytes::len).sum::<usize>();
+    message.inputs.iter().filter_map(|input| input.contents.as_ref()).map(typed).fold(raw, usize::saturating_add)
+}
+
 fn refuse_shared_memory(model: &str, tensor: &str, parameters: &BTreeMap<String, InferParameter>) -> Result<(), InferError> {
     match parameters.keys().find(|name| name.starts_with("shared_memory_")) {
         None => Ok(()),
