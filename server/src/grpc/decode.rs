@@ -221,7 +221,11 @@ fn raw_inputs(model: &str, inputs: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Re
     if let Some(input) = inputs.iter().find(|input| input.contents.is_some()) {
         return Err(InferError::ContentsAndRaw { input: input.name.clone(), model: model.to_owned() });
     }
-    if inputs.len() != raw.len() {
+    // Entries are taken in the order of the inputs, so it is the first input without one that has no data.
+    if let Some(input) = inputs.get(raw.len()) {
+        return Err(InferError::NoContents { input: input.name.clone(), model: model.to_owned() });
+    }
+    if inputs.len() < raw.len() {
         return Err(InferError::RawCount { model: model.to_owned(), expected: inputs.len(), got: raw.len() });
     }
     Ok(inputs.into_iter().zip(raw).map(|(input, contents)| input_tensor(input, contents)).collect())
