@@ -202,6 +202,15 @@ def test_error_names_the_request(stub):
         stub.ModelInfer(one("batch_fp32", "FP32", [9, 1], [1.0] * 9, id="mine"), timeout=LIMIT_S)
 
 
+@pytest.mark.parametrize("character", ["\n", " ", "%", "\u4e2d", "x"])
+def test_long_error_texts_reach_the_client(stub, character):
+    # Clients refuse headers beyond 8 KiB at random: the code of the refusal must not be lost with them.
+    message = request("identity_fp32", [("INPUT0", "FP32", [2], [1.0])], id=character * 20_000)
+    for _ in range(20):
+        with refused(INVALID, r"more bytes\)$"):
+            stub.ModelInfer(message, timeout=LIMIT_S)
+
+
 def test_first_wrong_input_in_request_order_is_reported(stub):
     message = request("add_sub", [("INPUT1", "FP32", [16], [1.0] * 16), ("INPUT0", "FP32", [16], [1.0] * 16)])
     with refused(INVALID, r"inference input 'INPUT1' data-type is 'FP32'"):
