@@ -68,6 +68,9 @@ pub struct ModelConfig {
     pub scheduling: Scheduling,
     /// A request may get any number of responses.
     pub decoupled: bool,
+    /// Levels of ensembles, this one included: 0 for a plain model, and for an ensemble that has not been
+    /// compared with its models yet.
+    pub nesting: usize,
     /// Free settings for the backend.
     pub parameters: BTreeMap<String, String>,
     /// Extra labels of the model's metrics.
@@ -113,7 +116,7 @@ impl ModelConfig {
             VersionPolicy::All
         });
         let parameters = written.parameters.iter().map(|(key, value)| (key.clone(), value.string_value.clone())).collect();
-        let warmup = WarmupSample::parse_all(&model, &written.model_warmup, &mut problems);
+        let warmup = WarmupSample::parse_all(&model, &written.model_warmup, max_batch_rows, &mut problems);
         refuse_unsupported(&written, &mut problems);
         let specs = Specs { backend, max_batch_rows, inputs: &inputs, outputs: &outputs, parameters: &parameters };
         let scheduling = parse_scheduling(&written, &specs, &mut problems);
@@ -136,6 +139,7 @@ impl ModelConfig {
             instance_groups,
             scheduling,
             decoupled,
+            nesting: 0,
             parameters,
             metric_tags,
             warmup,

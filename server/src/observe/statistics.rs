@@ -24,6 +24,10 @@ impl Tally {
     }
 }
 
+/// Highest response index that is counted on its own. Requests decide how many responses they get, and the counts
+/// of all indices stay in memory and travel in one message, which clients take up to 4 MiB by default.
+pub const MAX_RESPONSE_INDEX: u64 = 65_535;
+
 /// Why a request failed, as the failure counter's label `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FailureReason {
@@ -60,10 +64,6 @@ pub struct RequestTiming {
     /// From its entry into the queue to the start of its execution.
     pub queue: Duration,
 }
-
-/// Response indices that are counted apart. How many there are is the client's choice, so there must be a limit;
-/// responses behind it are part of all other counts.
-pub const MAX_RESPONSE_INDICES: u64 = 16_384;
 
 /// What became of one response of a decoupled model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +124,7 @@ pub struct Counts {
     pub compute_output: Tally,
     /// By rows of the executed batch.
     pub batches: BTreeMap<usize, BatchTally>,
-    /// By response index; decoupled models only. Never more than [`MAX_RESPONSE_INDICES`].
+    /// By response index; decoupled models only.
     pub responses: BTreeMap<u64, ResponseTally>,
 }
 
@@ -186,14 +186,11 @@ impl ModelStatistics {
         });
     }
 
-    /// Counts one response of a decoupled model at its index (0 for the first of its request); an index from
-    /// [`MAX_RESPONSE_INDICES`] on is not counted apart.
+    /// Counts one response of a decoupled model at its index (0 for the first of its request); those beyond
+    /// [`MAX_RESPONSE_INDEX`] all count there.
     pub fn record_response(&self, index: u64, outcome: ResponseOutcome, infer: Duration, output: Duration) {
-        if index >= MAX_RESPONSE_INDICES {
-            return;
-        }
         self.with(|counts| {
-            let tally = counts.responses.entry(index).or_default();
+            let tally = counts.responses.entry(index.min(MAX_RESPONSE_INDEX)).or_default();
             let total = infer.saturating_add(output);
             match outcome {
                 ResponseOutcome::Success => {
@@ -241,12 +238,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn response_indices_are_bounded() {
+    fn response_indices_are_bounded_and_no_response_is_lost() {
         let statistics = ModelStatistics::default();
-        for index in [0, MAX_RESPONSE_INDICES - 1, MAX_RESPONSE_INDICES, u64::MAX] {
+        for index in [0, MAX_RESPONSE_INDEX, MAX_RESPONSE_INDEX + 1, u64::MAX] {
             statistics.record_response(index, ResponseOutcome::Success, Duration::ZERO, Duration::ZERO);
         }
-        let indices: Vec<u64> = statistics.snapshot().responses.into_keys().collect();
-        assert_eq!(indices, [0, MAX_RESPONSE_INDICES - 1]);
+        let counted: Vec<(u64, u64)> =
+            statistics.snapshot().responses.iter().map(|(index, tally)| (*index, tally.success.count)).collect();
+        assert_eq!(counted, [(0, 1), (MAX_RESPONSE_INDEX, 3)]);
     }
 }

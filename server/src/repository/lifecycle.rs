@@ -281,7 +281,7 @@ impl Repository {
             Presence::Absent => None,
             Presence::Suspended => Some(false),
             Presence::Serving => match self.check_ensemble(&served, &BTreeMap::new()) {
-                Ok(checked) => (checked.decoupled != served.decoupled).then_some(true),
+                Ok(checked) => (checked.decoupled != served.decoupled || checked.nesting != served.nesting).then_some(true),
                 Err(problem) => {
                     self.change(|records| records.suspend(ensemble, &problem.to_string()));
                     None
@@ -360,6 +360,10 @@ fn check_name(name: &str) -> Result<(), ControlError> {
         Err(ControlError::EmptyName)
     } else if trimmed.contains('/') || trimmed == ".." {
         Err(ControlError::BadName { name: name.to_owned() })
+    } else if trimmed.contains('\0') {
+        // No file and no thread can bear such a name.
+        let reason = "the name of a model cannot contain a NUL character".to_owned();
+        Err(ControlError::NotFound { model: name.to_owned(), reason: Some(reason) })
     } else {
         Ok(())
     }
