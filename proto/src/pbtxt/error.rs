@@ -116,6 +116,12 @@ pub enum PbtxtProblem {
         /// The character.
         found: String,
     },
+    /// A file that is not UTF-8, in a comment or elsewhere.
+    #[error("byte 0x{byte:02X} is not UTF-8, expected a text in UTF-8")]
+    FileNotUtf8 {
+        /// The first byte that does not fit.
+        byte: u8,
+    },
     /// A string whose escapes do not give UTF-8.
     #[error("string is not UTF-8, expected escapes that make up whole characters")]
     NotUtf8,

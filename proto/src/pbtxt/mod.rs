@@ -29,6 +29,22 @@ use crate::schema;
 /// The largest file that is read, in bytes. Configurations have a few kilobytes.
 pub const MAX_FILE_BYTES: usize = 4 << 20;
 
+/// Parses the contents of a `config.pbtxt` file, as [`parse`] does its text.
+///
+/// # Errors
+/// As [`parse`], and [`PbtxtProblem::FileNotUtf8`].
+pub fn parse_file(contents: &[u8], file: &str) -> Result<ModelConfig, PbtxtError> {
+    let error = match std::str::from_utf8(contents) {
+        Ok(text) => return parse(text, file),
+        Err(error) => error,
+    };
+    let (before, after) = contents.split_at_checked(error.valid_up_to()).unwrap_or((contents, &[]));
+    let before = String::from_utf8_lossy(before);
+    let (line, column) = tokens::line_and_column(&before, before.len());
+    let problem = PbtxtProblem::FileNotUtf8 { byte: after.first().copied().unwrap_or_default() };
+    Err(PbtxtError { file: file.to_owned(), line, column, problem: Box::new(problem), suggestion: None })
+}
+
 /// Reads a model configuration from `text`. `file` is the name that errors give.
 ///
 /// # Errors

@@ -158,6 +158,15 @@ fn extensions() {
 }
 
 #[test]
+fn files_in_another_encoding() {
+    let refusal = |contents: &[u8]| pbtxt::parse_file(contents, "config.pbtxt").unwrap_err().to_string();
+    expect!["config.pbtxt:2:6: byte 0xE8 is not UTF-8, expected a text in UTF-8"].assert_eq(&refusal(b"name: 'a'\n# mod\xe8le\n"));
+    expect!["config.pbtxt:1:1: byte 0xFF is not UTF-8, expected a text in UTF-8"].assert_eq(&refusal(b"\xff\xfen\0a\0"));
+    expect!["config.pbtxt:1:3: byte 0xC3 is not UTF-8, expected a text in UTF-8"].assert_eq(&refusal(b"# \xc3"));
+    assert_eq!(pbtxt::parse_file("# modèle\nname: 'a'".as_bytes(), "config.pbtxt").unwrap().name, "a");
+}
+
+#[test]
 fn positions_count_what_the_user_wrote() {
     // Colons added to colon-less lists, a byte order mark, CR LF and letters of several bytes do not shift them.
     check("input [ { dims [ 1 ] reshape { shape [ 2 ] } } ] output [ { dims [ x ] } ]", expect![[r#"config.pbtxt:1:68: found `x` for `output.dims`, expected an integer"#]]);

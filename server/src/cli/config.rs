@@ -32,12 +32,11 @@ pub(super) struct ConfigArgs {
 /// # Errors
 /// What keeps the directory from being served; faults of a configuration file carry file, line and column.
 pub(super) fn run(args: &ConfigArgs) -> Result<(), CliError> {
-    let directory = args
-        .directory
-        .canonicalize()
-        .map_err(|error| CliError::Read { path: args.directory.clone(), reason: error.to_string() })?;
+    // A link keeps its own name, by which the server would know the model.
+    let directory = &args.directory;
+    directory.metadata().map_err(|error| CliError::Read { path: directory.clone(), reason: error.to_string() })?;
     let auto_complete = !args.disable_auto_complete_config;
-    let configs = repository::read_directory(&directory, args.model_config_name.as_deref(), auto_complete)
+    let configs = repository::read_directory(directory, args.model_config_name.as_deref(), auto_complete)
         .map_err(|problem| CliError::Load { path: args.directory.clone(), problem })?;
     print(&if args.json { to_json(&configs) } else { to_text(&configs) })
 }

@@ -39,7 +39,7 @@ impl InstanceGroup {
         if groups.is_empty() {
             return vec![Self { name: format!("{model}_0").into(), kind: InstanceKind::Auto, count: 1 }];
         }
-        groups
+        let parsed: Vec<Self> = groups
             .iter()
             .enumerate()
             .filter_map(|(index, group)| match Self::parse(model, index, group) {
@@ -49,7 +49,17 @@ impl InstanceGroup {
                     None
                 }
             })
-            .collect()
+            .collect();
+        let total = parsed.iter().fold(0usize, |total, group| total.saturating_add(group.count));
+        if !usize::try_from(MAX_INSTANCES).is_ok_and(|most| total <= most) {
+            problems.push(ConfigProblem::OutOfRange {
+                model: model.to_owned(),
+                field: "instance_group".to_owned(),
+                expected: "at most 256 instances in all groups together",
+                got: total.to_string(),
+            });
+        }
+        parsed
     }
 
     fn parse(model: &str, index: usize, group: &ModelInstanceGroup) -> Result<Self, ConfigProblem> {

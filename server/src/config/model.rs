@@ -113,7 +113,7 @@ impl ModelConfig {
             VersionPolicy::All
         });
         let parameters = written.parameters.iter().map(|(key, value)| (key.clone(), value.string_value.clone())).collect();
-        let warmup = WarmupSample::parse_all(&model, &written.model_warmup, &mut problems);
+        let warmup = WarmupSample::parse_all(&model, &written.model_warmup, max_batch_rows, &mut problems);
         refuse_unsupported(&written, &mut problems);
         let specs = Specs { backend, max_batch_rows, inputs: &inputs, outputs: &outputs, parameters: &parameters };
         let scheduling = parse_scheduling(&written, &specs, &mut problems);

@@ -91,7 +91,13 @@ impl<'a> Parser<'a> {
         if declared.name.is_empty() {
             return Err(ConfigProblem::TensorWithoutName { side });
         }
-        let Some(datatype) = WireType::try_from(declared.data_type).ok().and_then(datatype) else {
+        let known = WireType::try_from(declared.data_type).map_err(|_| ConfigProblem::OutOfRange {
+            model: self.model.to_owned(),
+            field: format!("{side}['{tensor}'].data_type"),
+            expected: "the number of a datatype, 1 to 14",
+            got: declared.data_type.to_string(),
+        })?;
+        let Some(datatype) = datatype(known) else {
             return Err(ConfigProblem::TensorWithoutType { side, tensor });
         };
         if declared.dims.is_empty() {

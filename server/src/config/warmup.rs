@@ -1,5 +1,6 @@
 //! `model_warmup`: requests that every instance runs before its model is ready.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use proto::inference::{ModelWarmup, model_warmup::input::InputDataType};
@@ -50,15 +51,26 @@ pub enum WarmupSource {
 }
 
 impl WarmupSample {
-    pub(super) fn parse_all(model: &str, samples: &[ModelWarmup], problems: &mut Vec<ConfigProblem>) -> Vec<Self> {
-        samples.iter().map(|sample| Self::parse(model, sample, problems)).collect()
+    /// Parses all samples of a model whose batches have at most `max_rows` rows.
+    pub(super) fn parse_all(
+        model: &str,
+        samples: &[ModelWarmup],
+        max_rows: Option<NonZeroUsize>,
+        problems: &mut Vec<ConfigProblem>,
+    ) -> Vec<Self> {
+        samples.iter().map(|sample| Self::parse(model, sample, max_rows, problems)).collect()
     }
 
-    fn parse(model: &str, sample: &ModelWarmup, problems: &mut Vec<ConfigProblem>) -> Self {
+    fn parse(model: &str, sample: &ModelWarmup, max_rows: Option<NonZeroUsize>, problems: &mut Vec<ConfigProblem>) -> Self {
         let mut out_of_range = |field: String, expected, got: String| {
             problems.push(ConfigProblem::OutOfRange { model: model.to_owned(), field, expected, got });
         };
         let field = |name: &str| format!("model_warmup['{}'].{name}", sample.name);
+        let batch_rows = usize::try_from(sample.batch_size).unwrap_or(usize::MAX);
+        // The scheduler never forms such a batch, and the model would have to hold it all.
+        if max_rows.is_some_and(|max_rows| batch_rows > max_rows.get()) {
+            out_of_range(field("batch_size"), "at most 'max_batch_size'", sample.batch_size.to_string());
+        }
         if sample.count > MAX_RUNS {
             out_of_range(field("count"), "at most 10000", sample.count.to_string());
         }
@@ -85,7 +97,6 @@ impl WarmupSample {
             };
             inputs.push(WarmupInput { name: name.as_str().into(), datatype, shape, source });
         }
-        let batch_rows = usize::try_from(sample.batch_size).unwrap_or(usize::MAX);
         Self { name: sample.name.clone(), batch_rows, runs: sample.count.max(1), inputs }
     }
 }

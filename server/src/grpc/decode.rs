@@ -172,6 +172,25 @@ pub(crate) fn body(message: ModelInferRequest, head: Head, received_at: Timestam
     Ok(Body { request, classes })
 }
 
+/// About how many bytes of tensor contents a request holds in memory.
+pub(crate) fn content_bytes(message: &ModelInferRequest) -> usize {
+    fn typed(contents: &InferTensorContents) -> usize {
+        let texts = contents.bytes_contents.iter().map(Bytes::len).sum::<usize>();
+        texts.saturating_add(
+            size_of_val(contents.bool_contents.as_slice())
+                + size_of_val(contents.bytes_contents.as_slice())
+                + size_of_val(contents.int_contents.as_slice())
+                + size_of_val(contents.int64_contents.as_slice())
+                + size_of_val(contents.uint_contents.as_slice())
+                + size_of_val(contents.uint64_contents.as_slice())
+                + size_of_val(contents.fp32_contents.as_slice())
+                + size_of_val(contents.fp64_contents.as_slice()),
+        )
+    }
+    let raw = message.raw_input_contents.iter().map(Bytes::len).sum::<usize>();
+    message.inputs.iter().filter_map(|input| input.contents.as_ref()).map(typed).fold(raw, usize::saturating_add)
+}
+
 fn refuse_shared_memory(model: &str, tensor: &str, parameters: &BTreeMap<String, InferParameter>) -> Result<(), InferError> {
     match parameters.keys().find(|name| name.starts_with("shared_memory_")) {
         None => Ok(()),
@@ -202,7 +221,11 @@ fn raw_inputs(model: &str, inputs: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Re
     if let Some(input) = inputs.iter().find(|input| input.contents.is_some()) {
         return Err(InferError::ContentsAndRaw { input: input.name.clone(), model: model.to_owned() });
     }
-    if inputs.len() != raw.len() {
+    // Entries are taken in the order of the inputs, so it is the first input without one that has no data.
+    if let Some(input) = inputs.get(raw.len()) {
+        return Err(InferError::NoContents { input: input.name.clone(), model: model.to_owned() });
+    }
+    if inputs.len() < raw.len() {
         return Err(InferError::RawCount { model: model.to_owned(), expected: inputs.len(), got: raw.len() });
     }
     Ok(inputs.into_iter().zip(raw).map(|(input, contents)| input_tensor(input, contents)).collect())

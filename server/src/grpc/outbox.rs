@@ -18,6 +18,8 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 pub(super) struct Limits {
     /// Most requests that have been read and whose last answer has not been taken.
     pub(super) requests: usize,
+    /// A request of more bytes than this counts as several of these requests, up to half of them.
+    pub(super) request_bytes: usize,
     /// Most answers of decoupled requests that wait, besides last ones.
     pub(super) answers: usize,
 }
@@ -27,7 +29,7 @@ pub(super) struct Outbox<T> {
     state: Mutex<State<T>>,
     room: Condvar,
     permits: Arc<Semaphore>,
-    max_answers: usize,
+    limits: Limits,
 }
 
 struct State<T> {
@@ -84,7 +86,7 @@ impl<T> Outbox<T> {
             state: Mutex::new(state),
             room: Condvar::new(),
             permits: Arc::new(Semaphore::new(limits.requests)),
-            max_answers: limits.answers,
+            limits,
         })
     }
 
@@ -94,6 +96,25 @@ impl<T> Outbox<T> {
     /// The outbox was closed.
     pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, AcquireError> {
         Arc::clone(&self.permits).acquire_owned().await
+    }
+
+    /// Waits until there is room for a request of this size beside those under way; `permit` is the one with which
+    /// it was read. A request never needs more than half of the room, so that long ones beside it do not keep it
+    /// out.
+    ///
+    /// # Errors
+    /// The outbox was closed.
+    pub(super) async fn weigh(
+        &self,
+        mut permit: OwnedSemaphorePermit,
+        bytes: usize,
+    ) -> Result<OwnedSemaphorePermit, AcquireError> {
+        let more = (bytes / self.limits.request_bytes).min(self.limits.requests / 2);
+        if more > 0 {
+            let more = u32::try_from(more).unwrap_or(u32::MAX);
+            permit.merge(Arc::clone(&self.permits).acquire_many_owned(more).await?);
+        }
+        Ok(permit)
     }
 
     /// A place for the one answer of an ordinary request, behind those of all ordinary requests before it.
@@ -235,7 +256,7 @@ impl<T> Producer<T> {
     /// Puts an answer that is not the last. Blocks the thread while too many wait and the reader is there.
     pub(super) fn push(&self, answer: T) {
         let mut state = self.outbox.lock();
-        while state.answers >= self.outbox.max_answers && !state.is_closed {
+        while state.answers >= self.outbox.limits.answers && !state.is_closed {
             state = self.outbox.room.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.is_closed {
@@ -281,7 +302,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { requests: 4, answers: 2 };
+    const LIMITS: Limits = Limits { requests: 4, request_bytes: 100, answers: 2 };
 
     async fn next<T>(outbox: &Outbox<T>) -> Option<T> {
         poll_fn(|context| outbox.poll_next(context)).await
@@ -327,7 +348,7 @@ mod tests {
 
     #[tokio::test]
     async fn requests_are_bounded_until_their_last_answer_is_taken() {
-        let outbox = Outbox::new(Limits { requests: 2, answers: 2 });
+        let outbox = Outbox::new(Limits { requests: 2, ..LIMITS });
         slot(&outbox).await.fill(1);
         producer(&outbox).await.finish(Some(2));
         assert_eq!(outbox.permits.available_permits(), 0);
@@ -335,6 +356,26 @@ mod tests {
         assert_eq!(outbox.permits.available_permits(), 1);
         producer(&outbox).await.finish(None);
         assert_eq!(outbox.permits.available_permits(), 1, "a request without a last message is over at once");
+    }
+
+    #[tokio::test]
+    async fn large_requests_count_as_several() {
+        let outbox = Outbox::new(LIMITS);
+        let weighed = async |bytes| outbox.weigh(outbox.permit().await.expect("it is open"), bytes).await.expect("it is open");
+        for (bytes, left) in [(0, 3), (99, 3), (100, 2), (250, 1), (usize::MAX, 1)] {
+            let permit = weighed(bytes).await;
+            assert_eq!(outbox.permits.available_permits(), left, "{bytes}");
+            drop(permit);
+            assert_eq!(outbox.permits.available_permits(), LIMITS.requests);
+        }
+        // The second large one waits until the first has been answered.
+        let first = outbox.slot(weighed(1000).await);
+        let mut second = std::pin::pin!(weighed(1000));
+        assert!(poll_fn(|context| Poll::Ready(second.as_mut().poll(context).is_pending())).await);
+        first.fill(1);
+        assert_eq!(next(&outbox).await, Some(1));
+        drop(second.await);
+        assert_eq!(outbox.permits.available_permits(), LIMITS.requests);
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt;
+use tonic::codec::CompressionEncoding;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -80,7 +81,10 @@ pub async fn serve(front_end: FrontEnd, listener: TcpListener, options: GrpcOpti
     let lifecycle = front_end.lifecycle.clone();
     let inference = GrpcInferenceServiceServer::new(InferenceService::new(front_end.clone(), options.reply_delay))
         .max_decoding_message_size(options.max_message_bytes)
-        .max_encoding_message_size(options.max_message_bytes);
+        .max_encoding_message_size(options.max_message_bytes)
+        // The limit holds for what comes out. Replies are not compressed: tensors gain little by it.
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Deflate);
     let inference = InterceptedService::new(inference, deadline::stamp);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).then(|accepted| async {
         if let Err(error) = &accepted {

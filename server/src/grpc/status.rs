@@ -4,9 +4,8 @@ use tonic::{Code, Status};
 
 use crate::error::{ControlError, ExecuteError, InferError};
 
-/// Longest text of a status. It travels as a header, where clients accept 8 to 16 KiB in all and every byte
-/// that is not plain ASCII becomes three.
-const MAX_TEXT_BYTES: usize = 4000;
+/// Longest text of a status as it travels: in a header, and some clients begin to refuse headers of 8 KiB in all.
+const MAX_TEXT_BYTES: usize = 6000;
 
 /// The code of a failed request.
 pub(crate) fn infer_code(error: &InferError) -> Code {
@@ -154,12 +153,25 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn status(code: Code, text: &str) -> Status {
-    if text.len() <= MAX_TEXT_BYTES {
-        return Status::new(code, text);
+    match cut(text) {
+        None => Status::new(code, text),
+        Some((shown, left_out)) => Status::new(code, format!("{shown}... ({} more bytes)", left_out.len())),
     }
-    let end = text.floor_char_boundary(MAX_TEXT_BYTES);
-    let shown = text.get(..end).unwrap_or_default();
-    Status::new(code, format!("{shown}... ({} more bytes)", text.len() - end))
+}
+
+/// What of a text is sent and what is left out; `None` where all of it fits.
+fn cut(text: &str) -> Option<(&str, &str)> {
+    let mut encoded_bytes = 0;
+    let beyond = text.bytes().position(|byte| {
+        encoded_bytes += encoded_len(byte);
+        encoded_bytes > MAX_TEXT_BYTES
+    })?;
+    text.split_at_checked(text.floor_char_boundary(beyond))
+}
+
+/// Bytes that one byte of a text becomes on its way: outside plain ASCII, and for some characters within, three.
+fn encoded_len(byte: u8) -> usize {
+    if byte.is_ascii_graphic() && !b"\"#%<>?`{}".contains(&byte) { 1 } else { 3 }
 }
 
 #[cfg(test)]
@@ -337,10 +349,14 @@ mod tests {
 
     #[test]
     fn long_texts_are_cut_between_characters() {
-        let model = "\u{e9}".repeat(100_000);
-        let status = infer_status("m", &InferError::UnknownModel { model });
-        assert!(status.message().len() < MAX_TEXT_BYTES + 40);
-        assert!(status.message().ends_with(" more bytes)"));
+        for (character, shown) in [("\u{e9}", 2000), ("\n", 2000), (" ", 2000), ("%", 2000), ("x", 6000)] {
+            let status = status(Code::InvalidArgument, &character.repeat(100_000));
+            assert!(status.message().ends_with(" more bytes)"));
+            let characters = status.message().chars().count();
+            assert!((shown / 2..=shown + 40).contains(&characters), "{characters} of {character:?}");
+        }
+        let fits = "x".repeat(MAX_TEXT_BYTES);
+        assert_eq!(status(Code::InvalidArgument, &fits).message(), fits);
     }
 
     #[test]

@@ -28,9 +28,9 @@ use super::lifecycle::{Phase, UnderWay};
 use super::outbox::{Limits, Outbox, Producer, Slot};
 use super::{decode, status};
 
-/// Beyond 1024 requests under way on one stream no more are read, so that the transport holds the client back;
-/// beyond 32 responses that wait to be written, decoupled models wait.
-const LIMITS: Limits = Limits { requests: 1024, answers: 32 };
+/// Beyond 1024 requests under way on one stream, or about 256 MiB of them, no more are read, so that the transport
+/// holds the client back; beyond 32 responses that wait to be written, decoupled models wait.
+const LIMITS: Limits = Limits { requests: 1024, request_bytes: 256 << 10, answers: 32 };
 
 /// With this metadata the first error ends the stream, with its status.
 const END_AT_ERROR: &str = "triton_grpc_error";
@@ -155,7 +155,12 @@ impl Reader {
                 }
             };
             match message {
-                Ok(Some(message)) => self.take(message, permit),
+                Ok(Some(message)) => {
+                    let Ok(permit) = self.outbox.weigh(permit, decode::content_bytes(&message)).await else {
+                        return;
+                    };
+                    self.take(message, permit);
+                }
                 Ok(None) => return self.outbox.complete(None),
                 Err(status) => return self.outbox.abandon(Outgoing::End(status)),
             }

@@ -195,9 +195,27 @@ fn raw_and_typed_contents_exclude_each_other() {
     let typed = input("x", "FP32", &[1], Some(InferTensorContents { fp32_contents: vec![1.0], ..Default::default() }));
     let mixed = body(request(vec![typed], vec![Bytes::from(vec![0; 4])]));
     assert_eq!(mixed, Err(InferError::ContentsAndRaw { input: "x".to_owned(), model: "m".to_owned() }));
-    let inputs = vec![input("x", "FP32", &[1], None), input("y", "FP32", &[1], None)];
-    let short = body(request(inputs, vec![Bytes::new()]));
-    assert_eq!(short, Err(InferError::RawCount { model: "m".to_owned(), expected: 2, got: 1 }));
+}
+
+#[test]
+fn contents_are_weighed_in_either_form() {
+    let typed = InferTensorContents {
+        bytes_contents: vec![Bytes::from_static(b"abc")],
+        fp64_contents: vec![0.0; 2],
+        ..Default::default()
+    };
+    let inputs = vec![input("x", "FP32", &[1], None), input("y", "BYTES", &[1], Some(typed))];
+    let weight = decode::content_bytes(&request(inputs, vec![Bytes::from(vec![0; 100]), Bytes::from(vec![0; 10])]));
+    assert_eq!(weight, 110 + 3 + size_of::<Bytes>() + 16);
+}
+
+#[test]
+fn every_input_has_one_raw_entry() {
+    let inputs = || vec![input("x", "FP32", &[1], None), input("y", "FP32", &[1], None)];
+    let short = body(request(inputs(), vec![Bytes::new()]));
+    assert_eq!(short, Err(InferError::NoContents { input: "y".to_owned(), model: "m".to_owned() }));
+    let long = body(request(inputs(), vec![Bytes::new(); 3]));
+    assert_eq!(long, Err(InferError::RawCount { model: "m".to_owned(), expected: 2, got: 3 }));
 }
 
 fn output(entries: &[(&str, ParameterChoice)]) -> Result<Vec<(String, usize)>, InferError> {

@@ -118,8 +118,14 @@ fn client_view(config: &ModelConfig, spec: &TensorSpec, tensor: Tensor, rows: us
     tensor.reshaped(shape).ok_or_else(|| wrong(spec.dims.to_string(), got))
 }
 
-/// Contents of `count` elements that are all zero: zero bytes, or empty strings.
+/// Most bytes of a tensor that the server makes up by itself: what the largest message can carry. Its size comes
+/// from a configuration, which a client may have sent, and memory that cannot be had would end the process.
+pub(super) const MAX_MADE_BYTES: usize = 0x7fff_ffff;
+
+/// Contents of `count` elements that are all zero: zero bytes, or empty strings. `None` beyond
+/// [`MAX_MADE_BYTES`].
 pub(super) fn zeros(datatype: DataType, count: usize) -> Option<bytes::Bytes> {
     let size = datatype.element_bytes().unwrap_or(size_of::<u32>());
-    count.checked_mul(size).map(|length| bytes::Bytes::from(vec![0; length]))
+    let length = count.checked_mul(size).filter(|length| *length <= MAX_MADE_BYTES)?;
+    Some(bytes::Bytes::from(vec![0; length]))
 }

@@ -136,9 +136,12 @@ fn is_plain_path(path: &str) -> bool {
 
 /// Numbers that look random and are the same at every load: small and finite in every datatype.
 fn random(input: &WarmupInput, count: usize) -> Result<Bytes, String> {
-    let size = input.datatype.element_bytes().unwrap_or(0);
+    // A string is its length and one letter.
+    let size = input.datatype.element_bytes().unwrap_or(size_of::<u32>() + 1);
+    let length = count.checked_mul(size).filter(|length| *length <= split::MAX_MADE_BYTES);
+    let length = length.ok_or_else(|| format!("input '{}' is too large", input.name))?;
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut bytes = Vec::with_capacity(count.saturating_mul(size.max(5)));
+    let mut bytes = Vec::with_capacity(length);
     for _ in 0..count {
         // One step of a 64-bit xorshift generator.
         state ^= state << 13;

@@ -24,6 +24,10 @@ impl Tally {
     }
 }
 
+/// Highest response index that is counted on its own. Requests decide how many responses they get, and the counts
+/// of all indices stay in memory and travel in one message, which clients take up to 4 MiB by default.
+pub const MAX_RESPONSE_INDEX: u64 = 65_535;
+
 /// Why a request failed, as the failure counter's label `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FailureReason {
@@ -182,10 +186,11 @@ impl ModelStatistics {
         });
     }
 
-    /// Counts one response of a decoupled model at its index (0 for the first of its request).
+    /// Counts one response of a decoupled model at its index (0 for the first of its request); those beyond
+    /// [`MAX_RESPONSE_INDEX`] all count there.
     pub fn record_response(&self, index: u64, outcome: ResponseOutcome, infer: Duration, output: Duration) {
         self.with(|counts| {
-            let tally = counts.responses.entry(index).or_default();
+            let tally = counts.responses.entry(index.min(MAX_RESPONSE_INDEX)).or_default();
             let total = infer.saturating_add(output);
             match outcome {
                 ResponseOutcome::Success => {
@@ -225,5 +230,21 @@ impl ModelStatistics {
     /// All counts at one moment.
     pub fn snapshot(&self) -> Counts {
         self.with(|counts| counts.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn response_indices_are_bounded_and_no_response_is_lost() {
+        let statistics = ModelStatistics::default();
+        for index in [0, MAX_RESPONSE_INDEX, MAX_RESPONSE_INDEX + 1, u64::MAX] {
+            statistics.record_response(index, ResponseOutcome::Success, Duration::ZERO, Duration::ZERO);
+        }
+        let counted: Vec<(u64, u64)> =
+            statistics.snapshot().responses.iter().map(|(index, tally)| (*index, tally.success.count)).collect();
+        assert_eq!(counted, [(0, 1), (MAX_RESPONSE_INDEX, 3)]);
     }
 }

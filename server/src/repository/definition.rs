@@ -95,7 +95,7 @@ impl Reading {
             && written.backend == "candle"
             && let Some(newest) = newest
         {
-            described = describe(newest)?;
+            described = describe(source.name, newest)?;
             complete(&mut written, described.as_ref());
         }
         let mut config = ModelConfig::parse(written, source.name)?;
@@ -151,13 +151,13 @@ impl Reading {
         let directory = &source.location.directory;
         if let Some(path) = self.config_file(directory) {
             let shown = path.strip_prefix(directory).unwrap_or(&path).display().to_string();
-            let text = std::fs::read_to_string(&path).map_err(|error| LoadError::Io {
+            let contents = std::fs::read(&path).map_err(|error| LoadError::Io {
                 model: source.name.to_owned(),
                 path: shown.clone(),
                 reason: error.to_string(),
             })?;
-            let written =
-                proto::pbtxt::parse(&text, &format!("{}/{shown}", source.name)).map_err(|error| syntax(error.to_string()))?;
+            let written = proto::pbtxt::parse_file(&contents, &format!("{}/{shown}", source.name))
+                .map_err(|error| syntax(error.to_string()))?;
             return Ok((written, None));
         }
         if !self.auto_complete {
@@ -167,13 +167,20 @@ impl Reading {
             });
         }
         if let Some(newest) = newest.filter(|newest| is_hub_directory(newest))
-            && let Some(described) = describe(newest)?
+            && let Some(described) = describe(source.name, newest)?
         {
             let written = zero_config::configuration(source.base(), source.location.part, &described);
             return Ok((written, Some(described)));
         }
         if suffix_backend(source.name).is_some() {
             return Ok((wire::ModelConfig::default(), None));
+        }
+        if is_hub_directory(&source.location.directory) {
+            return Err(LoadError::NoConfiguration {
+                model: source.name.to_owned(),
+                hint: ", and its Hugging Face files are not in a version directory: move them into '1', or give \
+                       --model-repository the path of the model's directory itself",
+            });
         }
         Err(LoadError::NoConfiguration {
             model: source.name.to_owned(),

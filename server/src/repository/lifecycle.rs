@@ -360,6 +360,10 @@ fn check_name(name: &str) -> Result<(), ControlError> {
         Err(ControlError::EmptyName)
     } else if trimmed.contains('/') || trimmed == ".." {
         Err(ControlError::BadName { name: name.to_owned() })
+    } else if trimmed.contains('\0') {
+        // No file and no thread can bear such a name.
+        let reason = "the name of a model cannot contain a NUL character".to_owned();
+        Err(ControlError::NotFound { model: name.to_owned(), reason: Some(reason) })
     } else {
         Ok(())
     }

@@ -148,7 +148,7 @@ impl Repository {
         Arc::new_cyclic(|this| Self {
             permits: Arc::new(Semaphore::new(options.load_threads.get())),
             reading: Reading {
-                roots: options.roots.clone(),
+                roots: scan::distinct(&options.roots),
                 config_name: options.config_name.clone(),
                 auto_complete: options.auto_complete,
             },

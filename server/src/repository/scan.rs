@@ -29,6 +29,25 @@ pub(super) struct Catalog {
     pub(super) unreadable: Vec<(String, String)>,
 }
 
+/// Files of a Hugging Face directory.
+const HUB_FILES: [&str; 4] = ["config.json", "model.safetensors", "modules.json", "pytorch_model.bin"];
+
+const BROKEN_HUB: &str = "it holds files of a Hugging Face model, but not both a config.json that names a model type and \
+     weights in model.safetensors; nor does it hold directories of models, as a repository does";
+
+/// The directories without those that are named before, also under another path.
+pub(super) fn distinct(roots: &[PathBuf]) -> Vec<PathBuf> {
+    let mut seen = BTreeSet::new();
+    let is_new = |root: &&PathBuf| {
+        let is_new = seen.insert(root.canonicalize().unwrap_or_else(|_| root.to_path_buf()));
+        if !is_new {
+            tracing::warn!(repository = %root.display(), "the repository is given twice; once is enough");
+        }
+        is_new
+    };
+    roots.iter().filter(is_new).cloned().collect()
+}
+
 /// How directories are to be understood.
 #[derive(Clone, Debug)]
 pub(super) struct Reading {
@@ -50,6 +69,7 @@ impl Reading {
                 continue;
             }
             match subdirectories(root) {
+                Ok(_) if self.is_broken_hub(root) => catalog.unreadable.push((root.display().to_string(), BROKEN_HUB.to_owned())),
                 Ok(directories) => {
                     for (name, directory) in directories {
                         self.list(&mut catalog, &name, &directory, false);
@@ -101,13 +121,21 @@ impl Reading {
         places
     }
 
+    /// Whether a directory looks like a Hugging Face model of which files are missing. As a repository it would be
+    /// one without models, which its owner did not mean.
+    fn is_broken_hub(&self, root: &Path) -> bool {
+        let has_files = HUB_FILES.iter().any(|file| root.join(file).is_file());
+        let is_model = |directory: &PathBuf| self.config_file(directory).is_some() || !versions(directory).is_empty();
+        has_files && !subdirectories(root).is_ok_and(|directories| directories.values().any(is_model))
+    }
+
     /// Whether the directory is served with no configuration as an ensemble over a tokenizer and an encoder.
     fn is_split(&self, directory: &Path, is_hub: bool) -> bool {
         self.auto_complete
             && self.config_file(directory).is_none()
             && self.zero_config_directory(directory, is_hub).is_some_and(|files| {
                 // What is wrong with broken files is said by the load of the whole.
-                describe(&files).is_ok_and(|described| described.is_some_and(|described| described.tokenizer.is_some()))
+                describe("", &files).is_ok_and(|described| described.is_some_and(|described| described.tokenizer.is_some()))
             })
     }
 

@@ -141,6 +141,14 @@ def test_config_of_a_faulty_directory(repository, text, pattern):
     assert done.returncode == 1 and pattern in done.stderr
 
 
+def test_config_of_a_link_bears_the_name_of_the_link(repository, tmp_path):
+    text = config("linked", "identity", [("A", "FP32", [1])], [("B", "FP32", [1])])
+    write(tmp_path, "real", text)
+    (repository / "linked").symlink_to(tmp_path / "real")
+    assert 'name: "linked"' in succeed("config", repository / "linked")
+    assert 'name: "linked"' in alcedo("config", ".", cwd=write(tmp_path / "other", "linked", text)).stdout
+
+
 def test_config_of_what_is_no_model(tmp_path):
     for directory in (tmp_path, tmp_path / "missing"):
         done = alcedo("config", directory)

@@ -80,6 +80,21 @@ REFUSED = {
     "warmup of an unknown input": (
         PLAIN + 'model_warmup { name: "w" batch_size: 1 inputs { key: "X" value { data_type: TYPE_FP32 dims: [ 1 ] '
                 'zero_data: true } } }\n', r"w|X"),
+    "warmup that no memory holds": (
+        PLAIN + 'model_warmup { name: "w" batch_size: 1 inputs { key: "INPUT0" value { data_type: TYPE_FP32 '
+                'dims: [ 1000000000000 ] zero_data: true } } }\n', r"input 'INPUT0' is too large"),
+    "random warmup that no memory holds": (
+        PLAIN + 'model_warmup { name: "w" batch_size: 1 inputs { key: "INPUT0" value { data_type: TYPE_FP32 '
+                'dims: [ 1000000000000 ] random_data: true } } }\n', r"input 'INPUT0' is too large"),
+    "warmup of more rows than a batch": (
+        PLAIN + 'max_batch_size: 4 model_warmup { name: "w" batch_size: 4000000000 inputs { key: "INPUT0" value { '
+                'data_type: TYPE_FP32 dims: [ 1 ] zero_data: true } } }\n',
+        r"batch_size' must be at most 'max_batch_size', got 4000000000"),
+    "more instances than one model may have": (
+        PLAIN + "instance_group { count: 200 kind: KIND_CPU }\n" * 2, r"at most 256 instances .*, got 400"),
+    "datatype of an unknown number": (
+        with_input('input { name: "INPUT0" data_type: 99 dims: [ 1 ] }'), r"INPUT0.*data_type.*got 99"),
+    "bytes that are no text": (PLAIN + "# mod\udce8le\n", r"config\.pbtxt:6:6: byte 0xE8 is not UTF-8"),
     "number that is none": (
         PLAIN + 'parameters { key: "execute_delay_ms" value { string_value: "soon" } }\n', r"execute_delay_ms"),
 }
@@ -142,6 +157,15 @@ def test_dialect_of_pbtxt(loading, case):
     load(loading, name)
     reply = loading.stub().ModelInfer(request(name, [("INPUT0", "FP32", [2], [1.0, 2.0])]), timeout=LIMIT_S)
     assert list(outputs_of(reply)["OUTPUT0"][2]) == [1.0, 2.0]
+
+
+def test_zeros_that_no_memory_holds_fail_the_request_alone(loading):
+    text = PLAIN.replace("[ -1 ] }", "[ 1000000000000 ] }").replace("input {", "input { optional: true", 1)
+    write(loading.repository, "vast", text + 'input { name: "INPUT1" data_type: TYPE_FP32 dims: [ 1 ] }\n')
+    load(loading, "vast")
+    with pytest.raises(grpc.RpcError, match="too large to be filled with zeros"):
+        loading.stub().ModelInfer(request("vast", [("INPUT1", "FP32", [1], [1.0])]), timeout=LIMIT_S)
+    loading.stub().ModelInfer(request("bystander", [("INPUT0", "FP32", [1], [1.0])]), timeout=LIMIT_S)
 
 
 HINTS = {

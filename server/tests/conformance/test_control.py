@@ -168,6 +168,12 @@ def test_names_that_are_refused(control, case):
         load(control, name)
 
 
+def test_name_with_a_nul_character(control):
+    with refused(INTERNAL, r"^failed to load 'a\x00b', failed to poll from model repository: .*NUL"):
+        load(control, "a\0b", config='{"backend": "builtin"}', files={"file:1/x": b""})
+    assert all("\0" not in name for name, *_ in index(control))
+
+
 @pytest.mark.parametrize("name", ["...", "a..b"])
 def test_names_with_dots_are_legal(control, server, name):
     write_identity(server.repository, name)
@@ -531,6 +537,15 @@ def test_two_repositories(tmp_path):
         reply = stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=LIMIT_S)
         (both,) = {(model.state, model.reason) for model in reply.models if model.name == "both"}
         assert both == ("UNAVAILABLE", "model appears in two or more repositories")
+
+
+def test_a_repository_that_is_given_twice_counts_once(tmp_path):
+    (tmp_path / "one").mkdir()
+    write_identity(tmp_path / "one", "model")
+    (tmp_path / "same").symlink_to(tmp_path / "one")
+    with Server([tmp_path / "one", tmp_path / "same", f"{tmp_path}/one/"], mode="none") as server:
+        assert index(server.stub()) == [("model", "1", "READY")]
+        assert server.log().count("given twice") == 2
 
 
 def test_files_and_hidden_directories_are_no_models(repository):

@@ -31,6 +31,12 @@ def one(model, datatype, shape, values, **more):
     return request(model, [("INPUT0", datatype, shape, values)], **more)
 
 
+def with_raw(message, raw):
+    """Add an entry of raw contents to a request."""
+    message.raw_input_contents.append(raw)
+    return message
+
+
 def with_contents(message, index, field, values):
     """Add typed contents to an input."""
     getattr(message.inputs[index].contents, field).extend(values)
@@ -153,7 +159,10 @@ CATALOGUE = {
         r"'identity_fp32'$"),
     "fewer raw contents than inputs": (
         request("add_sub", [("INPUT0", "INT32", [16], SIXTEEN), ("INPUT1", "INT32", [16], None)]), INVALID,
-        r"INPUT1|raw_input_contents"),
+        r"^unable to find data for input tensor 'INPUT1' for model 'add_sub' in request\.$"),
+    "more raw contents than inputs": (
+        with_raw(one("identity_fp32", "FP32", [1], [1.0]), b""), INVALID,
+        r"^expected 1 entries in raw_input_contents for the inputs of model 'identity_fp32', got 2$"),
     "typed contents in the wrong field": (
         with_contents(request("identity_fp32", [("INPUT0", "FP32", [1], None)]), 0, "int_contents", [1]), INVALID,
         r"^unexpected explicit tensor data for input tensor 'INPUT0' for model 'identity_fp32' of type 'INT32', "
@@ -191,6 +200,15 @@ def test_catalogue(stub, situation):
 def test_error_names_the_request(stub):
     with refused(INVALID, r"^\[request id: mine\] inference request batch-size must be <= 8 for 'batch_fp32'$"):
         stub.ModelInfer(one("batch_fp32", "FP32", [9, 1], [1.0] * 9, id="mine"), timeout=LIMIT_S)
+
+
+@pytest.mark.parametrize("character", ["\n", " ", "%", "\u4e2d", "x"])
+def test_long_error_texts_reach_the_client(stub, character):
+    # Clients refuse headers beyond 8 KiB at random: the code of the refusal must not be lost with them.
+    message = request("identity_fp32", [("INPUT0", "FP32", [2], [1.0])], id=character * 20_000)
+    for _ in range(20):
+        with refused(INVALID, r"more bytes\)$"):
+            stub.ModelInfer(message, timeout=LIMIT_S)
 
 
 def test_first_wrong_input_in_request_order_is_reported(stub):

@@ -131,6 +131,21 @@ DAMAGES = {
 }
 
 
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+def test_a_directory_that_lacks_files_is_no_empty_repository(tmp_path, missing):
+    copy("distilbert-classifier", tmp_path / "m")
+    (tmp_path / "m" / missing).unlink()
+    with pytest.raises(AssertionError, match=r"ended with exit code 1:[^$]*m: it holds files of a Hugging Face model"):
+        Server(tmp_path / "m", mode="none")
+
+
+def test_a_directory_outside_of_a_version_says_where_it_belongs(repository):
+    copy("bert", repository / "m")
+    with Server(repository, load=()) as server:
+        with pytest.raises(triton.InferenceServerException, match="move them into '1'"):
+            server.client().load_model("m")
+
+
 @pytest.mark.parametrize("case", DAMAGES)
 def test_damaged_directories_fail_to_load_and_say_why(repository, case):
     copy("bert", repository / "damaged" / "1")
@@ -140,7 +155,7 @@ def test_damaged_directories_fail_to_load_and_say_why(repository, case):
         client = server.client()
         with pytest.raises(triton.InferenceServerException) as caught:
             client.load_model("damaged")
-        assert "damaged" in caught.value.message()
+        assert "damaged" in caught.value.message() and "model '1'" not in caught.value.message()
         assert len(caught.value.message()) > len("load failed for model 'damaged'") + 20
         assert client.is_model_ready("whole") and not client.is_model_ready("damaged")
         assert ask(server, "whole", ["the cat"], "EMBEDDING").shape == (1, 24)

@@ -52,15 +52,15 @@ pub fn is_hub_directory(directory: &Path) -> bool {
 }
 
 /// Reads what a Hugging Face directory says of itself; `None` where it is not one. Weights are not read.
+/// Errors name `model`, which the directory, often a version's, does not tell.
 ///
 /// # Errors
 /// It is one, but its files are broken or its architecture is not known.
-pub fn describe(directory: &Path) -> Result<Option<Described>, LoadError> {
+pub fn describe(model: &str, directory: &Path) -> Result<Option<Described>, LoadError> {
     if !ModelCard::is_model_directory(directory) {
         return Ok(None);
     }
-    let model = directory.file_name().unwrap_or(directory.as_os_str()).to_string_lossy();
-    let card = ModelCard::read(directory).map_err(|error| failed(&model, &error))?;
+    let card = ModelCard::read(directory).map_err(|error| failed(model, &error))?;
     let tokenizer = card.directory.join(TOKENIZER_FILE).is_file().then(|| describe_tokenizer(&card));
     Ok(Some(Described { tokenizer, encoder: describe_encoder(&card), labels: card.labels }))
 }

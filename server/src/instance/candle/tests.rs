@@ -269,7 +269,7 @@ fn text_that_is_not_utf8_fails_its_request_alone() {
 
 #[test]
 fn directories_describe_their_models() {
-    let described = describe(&fixture("bert")).unwrap().unwrap();
+    let described = describe("m", &fixture("bert")).unwrap().unwrap();
     let line = |tensors: &[AutoTensor]| -> Vec<String> {
         let marks =
             |tensor: &AutoTensor| format!("{}{}", if tensor.optional { "?" } else { "" }, if tensor.ragged { "~" } else { "" });
@@ -285,18 +285,18 @@ fn directories_describe_their_models() {
     assert_eq!(line(&tokenizer.outputs), ["input_ids INT64 [-1]", "attention_mask INT64 [-1]", "token_type_ids INT64 [-1]"]);
     assert!(described.labels.is_empty());
 
-    let described = describe(&fixture("distilbert-classifier")).unwrap().unwrap();
+    let described = describe("m", &fixture("distilbert-classifier")).unwrap().unwrap();
     assert_eq!(line(&described.encoder.inputs), ["input_ids~ INT64 [-1]", "attention_mask~ INT64 [-1]"]);
     assert_eq!(line(&described.encoder.outputs), ["LOGITS FP32 [3]"]);
     assert_eq!(described.labels.len(), 3);
-    assert!(describe(&fixture(".")).unwrap().is_none());
+    assert!(describe("m", &fixture(".")).unwrap().is_none());
 }
 
 #[test]
 fn descriptions_agree_with_the_loaded_models() {
     let all = ["bert", "bert-pooling", "bert-f16-shards", "bert-bf16", "bert-classifier", "roberta", "distilbert"];
     for name in all {
-        let described = describe(&fixture(name)).unwrap().unwrap().encoder;
+        let described = describe("m", &fixture(name)).unwrap().unwrap().encoder;
         let loaded = load_encoder(&fixture(name), &candle_core::Device::Cpu).unwrap();
         let signature = loaded.signature();
         for (tensors, infos) in [(&described.inputs, &signature.inputs), (&described.outputs, &signature.outputs)] {
@@ -349,12 +349,12 @@ fn missing_files_fail_the_load() {
     assert!(refusal(ENCODER).contains("config.json: file not found"), "{}", refusal(ENCODER));
     std::fs::copy(fixture("bert").join("config.json"), empty.path().join("config.json")).unwrap();
     assert!(refusal(TOKENIZER).contains("tokenizer.json: file not found"), "{}", refusal(TOKENIZER));
-    assert!(describe(empty.path()).unwrap().is_none());
+    assert!(describe("m", empty.path()).unwrap().is_none());
     // With weights beside it the directory is a model, and must be one that is known.
     std::fs::write(empty.path().join("model.safetensors"), b"").unwrap();
     std::fs::write(empty.path().join("config.json"), br#"{ "model_type": "llama" }"#).unwrap();
-    let error = describe(empty.path()).unwrap_err().to_string();
-    assert!(error.contains("'llama' is not supported"), "{error}");
+    let error = describe("m", empty.path()).unwrap_err().to_string();
+    assert!(error.starts_with("model 'm': ") && error.contains("'llama' is not supported"), "{error}");
 }
 
 #[test]

@@ -59,7 +59,7 @@ def write(repository, name, text, versions=(1,), files=None):
     directory = pathlib.Path(repository) / name
     directory.mkdir(parents=True, exist_ok=True)
     if text is not None:
-        (directory / "config.pbtxt").write_text(text)
+        (directory / "config.pbtxt").write_bytes(text.encode(errors="surrogateescape"))
     for version in versions:
         (directory / str(version)).mkdir(exist_ok=True)
     for path, content in (files or {}).items():

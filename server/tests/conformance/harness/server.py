@@ -84,12 +84,14 @@ class Server:
             for name in load:
                 command += ["--load-model", name]
         command += list(flags)
-        self._log = tempfile.TemporaryFile(mode="w+b")
+        # The server appends through a handle of its own: reading through the same one would move where it writes.
+        self._log = tempfile.NamedTemporaryFile(prefix="alcedo-log-")
         self._channels = []
         self._clients = []
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
-            env={**os.environ, **(env or {})})
+        with open(self._log.name, "ab") as sink:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
+                env={**os.environ, **(env or {})})
         if ready:
             try:
                 self.wait_ready()
@@ -110,11 +112,7 @@ class Server:
 
     def log(self):
         """Return what the server has written so far."""
-        position = self._log.seek(0, os.SEEK_CUR)
-        self._log.seek(0)
-        text = self._log.read().decode("utf-8", "replace")
-        self._log.seek(position)
-        return text
+        return pathlib.Path(self._log.name).read_text(encoding="utf-8", errors="replace")
 
     def channel(self):
         """Return a new channel with a connection of its own."""
@@ -188,7 +186,7 @@ class Server:
         return self.process.wait(timeout=limit_s)
 
     def close(self):
-        """Close all clients and end the process."""
+        """Close all clients, end the process and remove its log."""
         for client in self._clients:
             client.close()
         for channel in self._channels:
