@@ -151,6 +151,10 @@ pub enum EnsembleProblem {
     BatchTooLarge { ensemble: String, allowed: usize, model: String, limit: usize },
     #[error("in ensemble {ensemble}, step of model '{model}' receives inputs originated from different decoupled models")]
     DifferentDecoupled { ensemble: String, model: String },
+    #[error(
+        "ensemble '{ensemble}' has ensembles within ensembles, {nesting} levels deep; expected at most {limit}: write the steps of an inner one into the outer"
+    )]
+    TooDeep { ensemble: String, nesting: usize, limit: usize },
     #[error("circular dependency between ensembles: {path}")]
     Circular { path: String },
     #[error(

@@ -68,6 +68,9 @@ pub struct ModelConfig {
     pub scheduling: Scheduling,
     /// A request may get any number of responses.
     pub decoupled: bool,
+    /// Levels of ensembles, this one included: 0 for a plain model, and for an ensemble that has not been
+    /// compared with its models yet.
+    pub nesting: usize,
     /// Free settings for the backend.
     pub parameters: BTreeMap<String, String>,
     /// Extra labels of the model's metrics.
@@ -136,6 +139,7 @@ impl ModelConfig {
             instance_groups,
             scheduling,
             decoupled,
+            nesting: 0,
             parameters,
             metric_tags,
             warmup,

@@ -281,7 +281,7 @@ impl Repository {
             Presence::Absent => None,
             Presence::Suspended => Some(false),
             Presence::Serving => match self.check_ensemble(&served, &BTreeMap::new()) {
-                Ok(checked) => (checked.decoupled != served.decoupled).then_some(true),
+                Ok(checked) => (checked.decoupled != served.decoupled || checked.nesting != served.nesting).then_some(true),
                 Err(problem) => {
                     self.change(|records| records.suspend(ensemble, &problem.to_string()));
                     None

@@ -177,7 +177,7 @@ impl Repository {
     }
 
     /// Compares an ensemble with the models that it is made of, as they serve now. What comes back says whether
-    /// it is decoupled, which only its models know. `failures` says why composing models are not there.
+    /// it is decoupled and how deep it nests, which only its models know. `failures` says why composing models are not there.
     pub(super) fn check_ensemble(
         &self,
         config: &Arc<ModelConfig>,
@@ -191,13 +191,17 @@ impl Repository {
             let handle = self.resolve(model, version)?;
             Ok(Composing { config: Arc::clone(&handle.config) })
         };
-        let is_decoupled = graph.check(config, &resolve)?.decoupled;
-        if is_decoupled == config.decoupled {
+        let checked = graph.check(config, &resolve)?;
+        if (checked.decoupled, checked.nesting) == (config.decoupled, config.nesting) {
             return Ok(Arc::clone(config));
         }
         let mut changed = ModelConfig::clone(config);
-        changed.decoupled = is_decoupled;
-        changed.wire.model_transaction_policy = Some(proto::inference::ModelTransactionPolicy { decoupled: is_decoupled });
+        changed.nesting = checked.nesting;
+        if checked.decoupled != config.decoupled {
+            changed.decoupled = checked.decoupled;
+            changed.wire.model_transaction_policy =
+                Some(proto::inference::ModelTransactionPolicy { decoupled: checked.decoupled });
+        }
         Ok(Arc::new(changed))
     }
 

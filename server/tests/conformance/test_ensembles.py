@@ -1,10 +1,12 @@
 """Ensembles: graphs of models served as one, and the texts that refuse graphs that are none."""
 
+import json
 import re
 import time
 
 import grpc
 import pytest
+import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2 as pb
 
 from harness.models import DECOUPLED, config, ensemble, write, write_add_sub, write_identity, write_repeat, write_sleep
@@ -394,6 +396,32 @@ def test_two_ensembles_in_a_circle(repository):
         with pytest.raises(grpc.RpcError, match="circular dependency between ensembles"):
             server.stub().RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="x"), timeout=LIMIT_S)
         assert server.stub().ServerLive(pb.ServerLiveRequest(), timeout=LIMIT_S).live
+
+
+def test_ensembles_nest_only_so_deep(repository):
+    tensors = [("A", "INT32", [4])], [("B", "INT32", [4])]
+    write(repository, "level_0", config("level_0", "identity", *tensors))
+    for level in range(1, 34):
+        write(repository, f"level_{level}", ensemble(
+            f"level_{level}", *tensors, [(f"level_{level - 1}", {"A": "A"}, {"B": "B"})]))
+    with Server(repository, load=()) as server:
+        client = server.client()
+        client.load_model("level_32")
+        reply = server.stub().ModelInfer(request("level_32", [("A", "INT32", [4], [1, 2, 3, 4])]), timeout=LIMIT_S)
+        assert list(outputs_of(reply)["B"][2]) == [1, 2, 3, 4]
+        with pytest.raises(triton.InferenceServerException, match="33 levels deep; expected at most 32"):
+            client.load_model("level_33")
+        # One level more below takes the highest ensemble out of service, and it comes back without.
+        longer = {"platform": "ensemble", "input": [{"name": "A", "data_type": "TYPE_INT32", "dims": [4]}],
+                  "output": [{"name": "B", "data_type": "TYPE_INT32", "dims": [4]}],
+                  "ensemble_scheduling": {"step": [{"model_name": "other", "model_version": -1,
+                                                    "input_map": {"A": "A"}, "output_map": {"B": "B"}}]}}
+        write(repository, "other", config("other", "identity", *tensors))
+        client.load_model("level_0", config=json.dumps(longer))
+        assert client.is_model_ready("level_31") and not client.is_model_ready("level_32")
+        client.unload_model("level_0")
+        client.load_model("level_32")
+        assert client.is_model_ready("level_32")
 
 
 def test_optional_input_of_a_step_need_not_be_mapped(repository):

@@ -7,11 +7,16 @@ use crate::tensor::{DataType, Dims, TensorSpec};
 use super::super::ModelConfig;
 use super::{Composing, EnsembleGraph, EnsembleStep};
 
+/// Most levels of ensembles. A request goes down through all of them, and an answer up, on one thread's stack.
+const MAX_NESTING: usize = 32;
+
 /// What an ensemble takes over from the models it is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckedEnsemble {
     /// A step is decoupled, so the ensemble may answer any number of times as well.
     pub decoupled: bool,
+    /// Levels of ensembles, this one included.
+    pub nesting: usize,
 }
 
 /// What a model says about an ensemble tensor.
@@ -38,6 +43,8 @@ struct Check<'a> {
     /// Per tensor: the last decoupled step (by position) on the way to it.
     origins: Vec<Option<usize>>,
     decoupled: bool,
+    /// Levels of ensembles among the models.
+    nesting: usize,
 }
 
 impl EnsembleGraph {
@@ -57,7 +64,7 @@ impl EnsembleGraph {
     ) -> Result<CheckedEnsemble, EnsembleProblem> {
         let tensors = self.tensors.len();
         let claims = std::iter::repeat_with(|| None).take(tensors).collect();
-        let mut check = Check { graph: self, ensemble, claims, origins: vec![None; tensors], decoupled: false };
+        let mut check = Check { graph: self, ensemble, claims, origins: vec![None; tensors], decoupled: false, nesting: 0 };
         for (specs, tensors) in [(&ensemble.inputs, &self.inputs), (&ensemble.outputs, &self.outputs)] {
             for (spec, tensor) in specs.iter().zip(tensors) {
                 check.claim(*tensor, Claim::new(ensemble, spec))?;
@@ -68,7 +75,11 @@ impl EnsembleGraph {
             check.step(position, step, &composing.config)?;
         }
         check.outputs()?;
-        Ok(CheckedEnsemble { decoupled: check.decoupled })
+        let nesting = check.nesting + 1;
+        if nesting > MAX_NESTING {
+            return Err(EnsembleProblem::TooDeep { ensemble: check.name(), nesting, limit: MAX_NESTING });
+        }
+        Ok(CheckedEnsemble { decoupled: check.decoupled, nesting })
     }
 }
 
@@ -120,6 +131,7 @@ impl Check<'_> {
         let origin = self.single_origin(step.inputs.iter().map(|input| input.tensor), model)?;
         let origin = if config.decoupled { Some(position) } else { origin };
         self.decoupled |= config.decoupled;
+        self.nesting = self.nesting.max(config.nesting);
         for output in &step.outputs {
             if let Some(slot) = self.origins.get_mut(output.tensor) {
                 *slot = origin;

@@ -254,6 +254,22 @@ fn refuses_models_that_do_not_fit() {
 }
 
 #[test]
+fn ensembles_nest_only_so_deep() {
+    let config = parse(A_AND_B, &steps("add X=A,Y=B > SUM=C")).unwrap();
+    let check = |nesting: usize| {
+        let models = models();
+        let resolve = |model: &str, _| {
+            let inner = ModelConfig { nesting, ..ModelConfig::clone(&models[model].config) };
+            Ok(Composing { config: Arc::new(inner) })
+        };
+        graph(&config).check(&config, &resolve).map(|checked| checked.nesting)
+    };
+    assert_eq!((check(0), check(31)), (Ok(1), Ok(32)));
+    expect!["ensemble 'e' has ensembles within ensembles, 33 levels deep; expected at most 32: write the steps of an inner one into the outer"]
+        .assert_eq(&check(32).unwrap_err().to_string());
+}
+
+#[test]
 fn refuses_outputs_of_different_decoupled_models() {
     let tensors = A_AND_B.replace("output [", "output [ { name: \"D\" data_type: TYPE_INT32 dims: [ 4 ] },");
     let config = parse(&tensors, &steps("stream X=A,Y=B > SUM=C\nstream X=B,Y=A > SUM=D")).unwrap();
