@@ -273,6 +273,8 @@ pub enum InferError {
     ParameterType { parameter: String, expected: &'static str },
     #[error("parameter keys starting with 'triton_' are reserved for Triton usage: '{parameter}'")]
     ReservedParameter { parameter: String },
+    #[error("Header '{header}' is reserved for Triton usage and cannot be forwarded.")]
+    ReservedHeader { header: String },
     #[error("invalid value for '{parameter}' parameter, expected >= 0")]
     NegativeParameter { parameter: String },
     #[error(

@@ -13,6 +13,7 @@ use super::log::LogArgs;
 use super::print;
 use super::serve::{Address, GrpcConfig, Server, ServerConfig, Signals};
 use crate::clock::{self, Timestamp};
+use crate::grpc::HeaderForwarding;
 use crate::repository::RepositoryOptions;
 use crate::tensor::{DataType, Shape, Tensor};
 
@@ -67,6 +68,7 @@ impl DemoArgs {
     fn server_config(&self) -> ServerConfig {
         let address = |port, flag| Address { host: self.address.clone(), port, flag };
         ServerConfig {
+            forwarding: HeaderForwarding::default(),
             repository: RepositoryOptions::new(vec![self.model_repository.clone()]),
             name: "triton".to_owned(),
             grpc: Some(GrpcConfig { address: address(self.grpc_port, "--grpc-port"), ..GrpcConfig::default() }),

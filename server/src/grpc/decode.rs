@@ -39,12 +39,14 @@ pub(crate) struct Body {
     pub(crate) classes: Vec<(String, usize)>,
 }
 
-/// Reads parameters and version. `deadline` is what the client's own deadline leaves; it bounds the time in queues.
+/// Reads parameters and version. Forwarded headers are added where the request has no parameter of that name.
+/// `deadline` is what the client's own deadline leaves; it bounds the time in queues.
 ///
 /// # Errors
 /// A parameter of the wrong type or with a reserved name, or a version that is no positive integer.
 pub(crate) fn head(
     parameters: BTreeMap<String, InferParameter>,
+    forwarded: &Parameters,
     version: &str,
     deadline: Option<Duration>,
 ) -> Result<Head, InferError> {
@@ -55,6 +57,9 @@ pub(crate) fn head(
             let value = custom_parameter(&name, value)?;
             custom.insert(name, value);
         }
+    }
+    for (name, value) in forwarded {
+        custom.entry(name.clone()).or_insert_with(|| value.clone());
     }
     options.timeout = match (options.timeout, deadline) {
         (Some(timeout), Some(deadline)) => Some(timeout.min(deadline)),

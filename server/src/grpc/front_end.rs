@@ -8,6 +8,7 @@ use crate::request::VersionChoice;
 use crate::scheduler::ModelHandle;
 
 use super::decode;
+use super::forward::HeaderForwarding;
 use super::lifecycle::{Lifecycle, Phase};
 
 /// Protocol extensions that are served, by the names under which clients look for them.
@@ -33,6 +34,8 @@ pub struct FrontEnd {
     pub lifecycle: Lifecycle,
     /// The server's name in its metadata.
     pub server_name: Arc<str>,
+    /// Which headers reach the models.
+    pub forwarding: HeaderForwarding,
 }
 
 /// What the server says about itself.
@@ -49,7 +52,7 @@ pub struct ServerDescription {
 impl FrontEnd {
     /// A front end over this repository.
     pub fn new(repository: Arc<Repository>, lifecycle: Lifecycle, server_name: impl Into<Arc<str>>) -> Self {
-        Self { repository, lifecycle, server_name: server_name.into() }
+        Self { repository, lifecycle, server_name: server_name.into(), forwarding: HeaderForwarding::default() }
     }
 
     /// Whether the server is ready: its start-up set is loaded, and it is not on its way out.

@@ -10,6 +10,7 @@ mod control;
 mod deadline;
 mod decode;
 mod encode;
+mod forward;
 mod front_end;
 mod health;
 mod lifecycle;
@@ -25,6 +26,7 @@ mod unary;
 #[cfg(test)]
 mod tests;
 
+pub use forward::HeaderForwarding;
 pub use front_end::{DEFAULT_SERVER_NAME, FrontEnd, ServerDescription};
 pub use lifecycle::{Lifecycle, Phase, UnderWay};
 pub use server::{GrpcError, GrpcOptions, serve};

@@ -23,6 +23,7 @@ pub(crate) fn infer_code(error: &InferError) -> Code {
         | InferError::VersionNotPositive { .. }
         | InferError::ParameterType { .. }
         | InferError::ReservedParameter { .. }
+        | InferError::ReservedHeader { .. }
         | InferError::NegativeParameter { .. }
         | InferError::ContentsType { .. }
         | InferError::ContentsTwice { .. }

@@ -17,7 +17,7 @@ use tonic::{Request, Status, Streaming};
 use crate::clock::{self, Timestamp};
 use crate::config::ModelConfig;
 use crate::error::InferError;
-use crate::request::{Cancellation, Delivery, InferResponse, Responder, ResponseSink};
+use crate::request::{Cancellation, Delivery, InferResponse, Parameters, Responder, ResponseSink};
 use crate::scheduler::ModelHandle;
 
 use super::answer::SingleResponse;
@@ -73,10 +73,16 @@ pub(super) fn infer(front_end: &FrontEnd, requests: Request<Streaming<ModelInfer
     let end_at_error = requests.metadata().get(END_AT_ERROR).and_then(|value| value.to_str().ok());
     let end_at_error = end_at_error.is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let deadline = Deadline::of(&requests);
+    let forwarded = front_end.forwarding.parameters(requests.metadata());
     let outbox = Outbox::new(LIMITS);
     let cancellation = Cancellation::default();
-    let reader =
-        Reader { front_end: front_end.clone(), outbox: Arc::clone(&outbox), cancellation: cancellation.clone(), deadline };
+    let reader = Reader {
+        front_end: front_end.clone(),
+        outbox: Arc::clone(&outbox),
+        cancellation: cancellation.clone(),
+        deadline,
+        forwarded,
+    };
     let task = tokio::spawn(reader.run(requests.into_inner()));
     InferStream { outbox, reader: task.abort_handle(), cancellation, end_at_error }
 }
@@ -135,6 +141,8 @@ struct Reader {
     cancellation: Cancellation,
     /// The client's deadline for the whole stream.
     deadline: Option<Deadline>,
+    /// The stream's headers that every request gets as parameters, or why none may have them.
+    forwarded: Result<Parameters, InferError>,
 }
 
 impl Reader {
@@ -205,7 +213,8 @@ impl Reader {
     ) -> Result<(decode::Head, Arc<ModelHandle>, UnderWay, ModelInferRequest), InferError> {
         let under_way = self.front_end.lifecycle.admit()?;
         let left = self.deadline.map(|deadline| deadline.left(received_at));
-        let head = decode::head(std::mem::take(&mut message.parameters), &message.model_version, left)?;
+        let forwarded = self.forwarded.as_ref().map_err(Clone::clone)?;
+        let head = decode::head(std::mem::take(&mut message.parameters), forwarded, &message.model_version, left)?;
         let handle = self.front_end.resolve(&message.model_name, head.version)?;
         Ok((head, handle, under_way, message))
     }

@@ -14,7 +14,7 @@ use super::decode::{self, Body};
 use crate::clock::Timestamp;
 use crate::config::ModelConfig;
 use crate::error::InferError;
-use crate::request::{Parameter, SequenceId, VersionChoice};
+use crate::request::{Parameter, Parameters, SequenceId, VersionChoice};
 use crate::scheduler::validate::validate;
 use crate::tensor::DataType;
 
@@ -27,7 +27,7 @@ fn text(value: &str) -> ParameterChoice {
 }
 
 fn head(entries: &[(&str, ParameterChoice)]) -> Result<decode::Head, InferError> {
-    decode::head(parameters(entries), "", None)
+    decode::head(parameters(entries), &Parameters::new(), "", None)
 }
 
 fn input(name: &str, datatype: &str, shape: &[i64], contents: Option<InferTensorContents>) -> InferInputTensor {
@@ -46,7 +46,7 @@ fn request(inputs: Vec<InferInputTensor>, raw: Vec<Bytes>) -> ModelInferRequest 
 
 fn body(mut message: ModelInferRequest) -> Result<Body, InferError> {
     let parameters = std::mem::take(&mut message.parameters);
-    let head = decode::head(parameters, &message.model_version, None)?;
+    let head = decode::head(parameters, &Parameters::new(), &message.model_version, None)?;
     decode::body(message, head, Timestamp::default())
 }
 
@@ -99,7 +99,7 @@ fn parameters_of_the_wrong_kind_are_refused() {
     let mine = wrong("mine", "int64_param, bool_param, or string_param");
     assert_eq!(refusal("mine", ParameterChoice::Uint64Param(1)), mine);
     let unset = BTreeMap::from([("mine".to_owned(), InferParameter::default())]);
-    assert_eq!(decode::head(unset, "", None).unwrap_err().to_string(), mine);
+    assert_eq!(decode::head(unset, &Parameters::new(), "", None).unwrap_err().to_string(), mine);
     assert_eq!(
         refusal("triton_final_response", flag),
         "parameter keys starting with 'triton_' are reserved for Triton usage: 'triton_final_response'"
@@ -127,7 +127,8 @@ fn versions_are_positive_integers() {
 
 #[test]
 fn the_clients_deadline_bounds_the_time_in_queues() {
-    let timeout = |entries: &[_], deadline| decode::head(parameters(entries), "", deadline).unwrap().options.timeout;
+    let timeout =
+        |entries: &[_], deadline| decode::head(parameters(entries), &Parameters::new(), "", deadline).unwrap().options.timeout;
     let ms = Duration::from_millis;
     let given = [("timeout", ParameterChoice::Int64Param(5000))];
     assert_eq!(timeout(&given, Some(ms(2))), Some(ms(2)));

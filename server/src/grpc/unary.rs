@@ -5,7 +5,7 @@ use tonic::{Request, Response, Status};
 
 use crate::clock;
 use crate::error::InferError;
-use crate::request::{Cancellation, Responder};
+use crate::request::{Cancellation, Parameters, Responder};
 
 use super::answer::{CancelOnDrop, UnarySink};
 use super::deadline::Deadline;
@@ -18,12 +18,13 @@ pub(super) async fn infer(
     request: Request<ModelInferRequest>,
 ) -> Result<Response<ModelInferResponse>, Status> {
     let deadline = Deadline::of(&request);
+    let forwarded = front_end.forwarding.parameters(request.metadata());
     let message = request.into_inner();
     let model = message.model_name.clone();
     let answered = match deadline {
-        None => answer(front_end, message, None).await,
+        None => answer(front_end, message, forwarded, None).await,
         Some(deadline) => {
-            match tokio::time::timeout(deadline.left(clock::now()), answer(front_end, message, Some(deadline))).await {
+            match tokio::time::timeout(deadline.left(clock::now()), answer(front_end, message, forwarded, Some(deadline))).await {
                 Ok(answered) => answered.map_err(|error| deadline.reason(error, clock::now())),
                 Err(_) => Err(InferError::DeadlineExceeded),
             }
@@ -35,13 +36,14 @@ pub(super) async fn infer(
 async fn answer(
     front_end: &FrontEnd,
     mut message: ModelInferRequest,
+    forwarded: Result<Parameters, InferError>,
     deadline: Option<Deadline>,
 ) -> Result<ModelInferResponse, InferError> {
     let received_at = clock::now();
     let _under_way = front_end.lifecycle.admit()?;
     let parameters = std::mem::take(&mut message.parameters);
     let left = deadline.map(|deadline| deadline.left(received_at));
-    let head = decode::head(parameters, &message.model_version, left)?;
+    let head = decode::head(parameters, &forwarded?, &message.model_version, left)?;
     let handle = front_end.resolve(&message.model_name, head.version)?;
     if handle.config.decoupled {
         return Err(InferError::DecoupledUnary);

@@ -9,7 +9,7 @@ use clap::{ArgAction, Args, ValueEnum};
 use super::ServeError;
 use crate::cli::infer::parse_seconds;
 use crate::cli::log::LogArgs;
-use crate::grpc::GrpcOptions;
+use crate::grpc::{GrpcOptions, HeaderForwarding};
 use crate::repository::{ControlMode, RepositoryOptions};
 
 /// Largest message that HTTP/2 and protobuf agree on: 2 GiB - 1.
@@ -89,6 +89,9 @@ struct ListenArgs {
     /// Milliseconds that a probed gRPC connection has to answer.
     #[arg(long, default_value_t = 20_000, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     grpc_keepalive_timeout: u64,
+    /// Regular expression: request headers whose names match it somewhere reach the models as parameters.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "PATTERN", value_parser = HeaderForwarding::parse)]
+    grpc_header_forward_pattern: HeaderForwarding,
     /// Whether to serve HTTP: health, and metadata of server and models.
     #[arg(long, action = ArgAction::Set, default_value_t = true, value_name = "true|false", hide_possible_values = true)]
     allow_http: bool,
@@ -133,6 +136,8 @@ pub(in crate::cli) struct ServerConfig {
     pub(in crate::cli) repository: RepositoryOptions,
     /// Name in the server's metadata.
     pub(in crate::cli) name: String,
+    /// Which gRPC headers reach the models.
+    pub(in crate::cli) forwarding: HeaderForwarding,
     /// gRPC, where it is served.
     pub(in crate::cli) grpc: Option<GrpcConfig>,
     /// HTTP, where it is served.
@@ -217,6 +222,7 @@ impl ServeArgs {
         Ok(ServerConfig {
             repository,
             name: models.id.clone(),
+            forwarding: listen.grpc_header_forward_pattern.clone(),
             grpc: listen.allow_grpc.then(|| GrpcConfig {
                 address: address(&listen.grpc_address, listen.grpc_port, "--grpc-port"),
                 max_message_bytes: usize::try_from(listen.grpc_max_message_bytes).unwrap_or(usize::MAX),

@@ -78,6 +78,7 @@ impl Server {
     pub(in crate::cli) async fn start(config: ServerConfig) -> Result<Self, ServeError> {
         let Listeners { grpc, http, metrics, bound } = Listeners::bind(&config).await?;
         let front_end = FrontEnd::new(Repository::new(config.repository), Lifecycle::default(), config.name);
+        let front_end = FrontEnd { forwarding: config.forwarding, ..front_end };
         let mut listeners = JoinSet::new();
         let mut grpc_task = None;
         if let (Some(listener), Some(grpc)) = (grpc, config.grpc) {
