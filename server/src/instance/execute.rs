@@ -120,14 +120,16 @@ impl Execution {
         self.requests.get(request).is_some_and(|running| running.responder.is_some() && running.error.is_none())
     }
 
-    /// Ends every request that still waits and whose client has left.
+    /// Ends every request that still waits and whose client has left. It counts as canceled, and not as
+    /// executed: what is left of the batch is counted when the batch ends.
     pub fn drop_cancelled(&mut self) {
-        for request in 0..self.len() {
-            if self.is_waiting(request)
-                && self.cancellation(request).is_cancelled()
-                && let Some(stream) = self.stream(request)
-            {
-                stream.abort();
+        let now = clock::now();
+        for running in self.requests.iter_mut().filter(|running| running.error.is_none()) {
+            let left = running.responder.take_if(|responder| responder.cancellation().is_cancelled());
+            if let Some(mut responder) = left {
+                let total = now.since(running.request.received_at);
+                self.served.statistics.record_failure(FailureReason::Canceled, total);
+                responder.fail(InferError::Cancelled);
             }
         }
     }
