@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::clock::Timestamp;
-use crate::error::InferError;
+use crate::error::{InferError, RequestTag};
 use crate::tensor::{DataType, Tensor};
 
 /// Value of a request or response parameter.
@@ -327,6 +327,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The error of this entry where its queue has no room.
+    pub fn queue_full(&self) -> InferError {
+        InferError::QueueFull { tag: RequestTag(self.request.id.clone()) }
+    }
+
     /// Why this entry must not reach a model any more, if so: its client left, or its time is over.
     pub fn lapsed(&self, now: Timestamp) -> Option<InferError> {
         if self.responder.cancellation().is_cancelled() {

@@ -10,7 +10,6 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use crate::batch::Batch;
 use crate::clock;
 use crate::error::{ExecuteError, InferError, LoadError};
-use crate::observe::statistics::FailureReason;
 use crate::request::Entry;
 
 use super::{Backend, Execution, InstanceSlot, ModelInstance, ServedVersion, warmup};
@@ -201,9 +200,7 @@ fn retire(shared: &Shared, receiver: &Receiver<Batch<Entry>>, error: &LoadError)
     shared.failed();
     while let Ok(batch) = receiver.recv() {
         let error = ExecuteError::NoInstance { model: model.to_string(), reason: reason.clone() };
-        for _ in 0..batch.len() {
-            shared.served.statistics.leave_queue();
-        }
+        leave_queue(&shared.served, &batch);
         Execution::start(Arc::clone(&shared.served), batch).finish(Err(error));
         shared.batch_done();
     }
@@ -216,21 +213,22 @@ fn create(served: &ServedVersion, backend: &dyn Backend, slot: &InstanceSlot) ->
     })
 }
 
+/// A batch has left its model's queue.
+fn leave_queue(served: &ServedVersion, batch: &Batch<Entry>) {
+    served.statistics.leave_queue(u64::try_from(batch.len()).unwrap_or(u64::MAX));
+}
+
 /// The instance panicked; its state may be broken.
 struct Broken;
 
 /// Runs one batch on an instance. Entries that nobody waits for any more are left out.
 fn run(served: &Arc<ServedVersion>, instance: &mut dyn ModelInstance, batch: Batch<Entry>) -> Result<(), Broken> {
     let now = clock::now();
-    for _ in 0..batch.len() {
-        served.statistics.leave_queue();
-    }
+    leave_queue(served, &batch);
     let (live, lapsed) = batch.partition(|entry| entry.lapsed(now).is_none());
-    for mut entry in lapsed {
+    for entry in lapsed {
         let error = entry.lapsed(now).unwrap_or(InferError::Cancelled);
-        let reason = if error == InferError::Cancelled { FailureReason::Canceled } else { FailureReason::Rejected };
-        served.statistics.record_failure(reason, now.since(entry.request.received_at));
-        entry.responder.fail(error);
+        served.statistics.refuse(entry, error, now);
     }
     if live.is_empty() {
         return Ok(());

@@ -6,7 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock;
-use crate::request::ComputeTiming;
+use crate::clock::Timestamp;
+use crate::error::InferError;
+use crate::request::{ComputeTiming, Entry};
 
 /// How often something happened and how long it took in sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +46,16 @@ pub enum FailureReason {
 impl FailureReason {
     /// Every reason, in the order in which series are printed.
     pub const ALL: [FailureReason; 4] = [Self::Rejected, Self::Canceled, Self::Backend, Self::Other];
+
+    /// The reason behind an error.
+    pub const fn of(error: &InferError) -> Self {
+        match error {
+            InferError::QueueFull { .. } | InferError::Expired | InferError::SchedulerStopped => Self::Rejected,
+            InferError::Cancelled => Self::Canceled,
+            InferError::Execute(_) | InferError::Abandoned => Self::Backend,
+            _ => Self::Other,
+        }
+    }
 
     /// The label value.
     pub const fn as_str(self) -> &'static str {
@@ -217,9 +229,15 @@ impl ModelStatistics {
         self.pending.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A request left the queue, to run or to fail.
-    pub fn leave_queue(&self) {
-        self.pending.fetch_sub(1, Ordering::Relaxed);
+    /// So many requests left the queue, to run or to fail.
+    pub fn leave_queue(&self, requests: u64) {
+        self.pending.fetch_sub(requests, Ordering::Relaxed);
+    }
+
+    /// Counts a request that fails before it ran, and answers it.
+    pub fn refuse(&self, mut entry: Entry, error: InferError, now: Timestamp) {
+        self.record_failure(FailureReason::of(&error), now.since(entry.request.received_at));
+        entry.responder.fail(error);
     }
 
     /// Requests between queue entry and execution.

@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use crate::batch::Batch;
 use crate::clock;
-use crate::error::{InferError, RequestTag};
 use crate::instance::InstancePool;
 use crate::observe::statistics::ModelStatistics;
 use crate::request::Entry;
 
-use super::{Scheduler, refuse};
+use super::Scheduler;
 
 /// Each request is a batch of its own, in the order of arrival. There is no task in between: the queue
 /// is the channel from which the instances take, so an idle instance starts at once.
@@ -32,9 +31,9 @@ impl Scheduler for DirectScheduler {
             self.statistics.enter_queue();
             if let Err(batch) = self.instances.try_submit(Batch::single(entry, rows)) {
                 for member in batch {
-                    self.statistics.leave_queue();
-                    let tag = RequestTag(member.item.request.id.clone());
-                    refuse(&self.statistics, member.item, InferError::QueueFull { tag }, clock::now());
+                    self.statistics.leave_queue(1);
+                    let error = member.item.queue_full();
+                    self.statistics.refuse(member.item, error, clock::now());
                 }
             }
         }

@@ -8,14 +8,14 @@ use tokio::sync::{Notify, mpsc};
 use crate::batch::Batch;
 use crate::clock::{self, Timestamp};
 use crate::config::DynamicBatching;
-use crate::error::{InferError, RequestTag};
+use crate::error::InferError;
 use crate::instance::InstancePool;
 use crate::observe::statistics::ModelStatistics;
 use crate::request::Entry;
 
+use super::Scheduler;
 use super::batcher::{DynamicBatcher, Room};
 use super::queue::Waiting;
-use super::{Scheduler, refuse};
 
 /// Entries taken from the channel at a time, so that a flood of arrivals does not keep batches from starting.
 const ARRIVALS_PER_TURN: usize = 256;
@@ -81,14 +81,13 @@ impl Scheduler for DynamicScheduler {
         for entry in group {
             self.statistics.enter_queue();
             if let Err(error) = self.sender.try_send(entry) {
-                self.statistics.leave_queue();
+                self.statistics.leave_queue(1);
                 let (entry, stopped) = match error {
                     mpsc::error::TrySendError::Full(entry) => (entry, false),
                     mpsc::error::TrySendError::Closed(entry) => (entry, true),
                 };
-                let tag = RequestTag(entry.request.id.clone());
-                let error = if stopped { InferError::SchedulerStopped } else { InferError::QueueFull { tag } };
-                refuse(&self.statistics, entry, error, clock::now());
+                let error = if stopped { InferError::SchedulerStopped } else { entry.queue_full() };
+                self.statistics.refuse(entry, error, clock::now());
             }
         }
     }
@@ -130,9 +129,9 @@ impl Task {
                 item: entry,
             };
             if let Err(entry) = self.batcher.push(priority, waiting) {
-                self.statistics.leave_queue();
-                let tag = RequestTag(entry.request.id.clone());
-                refuse(&self.statistics, entry, InferError::QueueFull { tag }, clock::now());
+                self.statistics.leave_queue(1);
+                let error = entry.queue_full();
+                self.statistics.refuse(entry, error, clock::now());
             }
         }
     }
@@ -140,8 +139,8 @@ impl Task {
     fn dispatch(&mut self) {
         let now = clock::now();
         for entry in self.batcher.expire(now) {
-            self.statistics.leave_queue();
-            refuse(&self.statistics, entry, InferError::Expired, now);
+            self.statistics.leave_queue(1);
+            self.statistics.refuse(entry, InferError::Expired, now);
         }
         let mut gone = Vec::new();
         let is_gone = |entry: &Entry| entry.responder.cancellation().is_cancelled();
@@ -152,16 +151,16 @@ impl Task {
             }
         }
         for entry in gone {
-            self.statistics.leave_queue();
-            refuse(&self.statistics, entry, InferError::Cancelled, now);
+            self.statistics.leave_queue(1);
+            self.statistics.refuse(entry, InferError::Cancelled, now);
         }
     }
 
     fn refuse_batch(&self, batch: Batch<Entry>) {
         let now = clock::now();
         for member in batch {
-            self.statistics.leave_queue();
-            refuse(&self.statistics, member.item, InferError::SchedulerStopped, now);
+            self.statistics.leave_queue(1);
+            self.statistics.refuse(member.item, InferError::SchedulerStopped, now);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::clock::{self, Timestamp};
 use crate::config::ModelConfig;
 use crate::error::InferError;
 use crate::instance::InstancePool;
-use crate::observe::statistics::{FailureReason, ModelStatistics};
+use crate::observe::statistics::ModelStatistics;
 use crate::request::{Entry, InferRequest, Responder, VersionChoice};
 
 pub mod batcher;
@@ -87,20 +87,4 @@ pub trait ComposingModels: Send + Sync {
     /// # Errors
     /// The lookup errors of [`InferError`], as a client's own request would get them.
     fn resolve(&self, model: &str, version: VersionChoice) -> Result<Arc<ModelHandle>, InferError>;
-}
-
-/// Fails an entry before it ran and counts the failure.
-pub(crate) fn refuse(statistics: &ModelStatistics, mut entry: Entry, error: InferError, now: Timestamp) {
-    statistics.record_failure(failure_reason(&error), now.since(entry.request.received_at));
-    entry.responder.fail(error);
-}
-
-/// The failure label of an error.
-pub(crate) fn failure_reason(error: &InferError) -> FailureReason {
-    match error {
-        InferError::QueueFull { .. } | InferError::Expired | InferError::SchedulerStopped => FailureReason::Rejected,
-        InferError::Cancelled => FailureReason::Canceled,
-        InferError::Execute(_) | InferError::Abandoned => FailureReason::Backend,
-        _ => FailureReason::Other,
-    }
 }

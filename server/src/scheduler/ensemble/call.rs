@@ -18,12 +18,11 @@ use std::time::Duration;
 
 use crate::clock::{self, Timestamp};
 use crate::error::{InferError, RequestProblem, RequestTag};
-use crate::observe::statistics::RequestTiming;
+use crate::observe::statistics::{FailureReason, RequestTiming};
 use crate::request::{
     Cancellation, ComputeTiming, Delivery, Entry, InferRequest, InferResponse, OutputTensor, Parameters, RequestOptions,
     Responder, ResponseSink,
 };
-use crate::scheduler::failure_reason;
 
 use super::convert::{self, Value};
 use super::gate::{Admission, LONGEST_WAIT, LOOK_AROUND};
@@ -333,7 +332,7 @@ impl Call {
         let total = clock::now().since(self.received_at);
         let statistics = &self.served.statistics;
         match last {
-            Delivery::Failed { error, .. } => statistics.record_failure(failure_reason(error), total),
+            Delivery::Failed { error, .. } => statistics.record_failure(FailureReason::of(error), total),
             Delivery::Response { .. } | Delivery::Final => {
                 statistics.record_batch(self.rows, timing, &[RequestTiming { total, queue: self.queue }]);
             }

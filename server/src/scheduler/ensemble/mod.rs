@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::clock;
 use crate::config::{EnsembleGraph, ModelConfig, Scheduling};
-use crate::error::{ConfigError, ConfigProblem, EnsembleProblem, InferError, RequestTag};
+use crate::error::{ConfigError, ConfigProblem, EnsembleProblem, InferError};
 use crate::observe::statistics::ModelStatistics;
 use crate::request::Entry;
 
-use super::{ComposingModels, ModelHandle, Scheduler, refuse};
+use super::{ComposingModels, ModelHandle, Scheduler};
 
 mod call;
 mod convert;
@@ -87,17 +87,17 @@ impl ServedEnsemble {
     fn begin(self: &Arc<Self>, entry: Entry) {
         let now = clock::now();
         if let Some(error) = entry.lapsed(now) {
-            return refuse(&self.statistics, entry, error, now);
+            return self.statistics.refuse(entry, error, now);
         }
         let Some(permit) = Permit::take(self) else {
-            let tag = RequestTag(entry.request.id.clone());
-            return refuse(&self.statistics, entry, InferError::QueueFull { tag }, now);
+            let error = entry.queue_full();
+            return self.statistics.refuse(entry, error, now);
         };
         match self.resolve(&entry.request.outputs) {
             Ok((handles, facts)) => Call::start(permit, handles, &facts, entry, now),
             Err(error) => {
                 drop(permit);
-                refuse(&self.statistics, entry, self.inside(error), now);
+                self.statistics.refuse(entry, self.inside(error), now);
             }
         }
     }
