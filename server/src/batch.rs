@@ -2,11 +2,63 @@
 
 use std::ops::Range;
 
+use crate::clock::Timestamp;
+
 /// Grouped things and the row range of each, contiguous and in order. It knows nothing of bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch<T> {
     members: Vec<Member<T>>,
     rows: usize,
+    /// How it came about.
+    pub origin: Origin,
+}
+
+/// How a batch came about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Number of the batch within its model, from 1; 0 for one that no scheduler formed.
+    pub id: u64,
+    /// When it was formed.
+    pub formed_at: Timestamp,
+    /// Why then.
+    pub trigger: Trigger,
+    /// Work of all members, in the model's unit.
+    pub cost: u64,
+}
+
+/// Why a batch was formed when it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Trigger {
+    /// The model does not batch: each request runs on its own.
+    #[default]
+    Alone,
+    /// An instance was idle, and waiting promised nothing.
+    Idle,
+    /// No further request fits: rows or cost are at their limit.
+    Full,
+    /// It reached a preferred batch size.
+    Preferred,
+    /// Its oldest request waited as long as it may.
+    Window,
+    /// To wait longer would have missed a deadline.
+    Deadline,
+    /// A request that may not be overtaken cannot join.
+    Order,
+}
+
+impl Trigger {
+    /// The word for it in timelines and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Alone => "alone",
+            Self::Idle => "idle",
+            Self::Full => "full",
+            Self::Preferred => "preferred",
+            Self::Window => "window",
+            Self::Deadline => "deadline",
+            Self::Order => "order",
+        }
+    }
 }
 
 /// One member of a batch.
@@ -20,7 +72,7 @@ pub struct Member<T> {
 
 impl<T> Default for Batch<T> {
     fn default() -> Self {
-        Self { members: Vec::new(), rows: 0 }
+        Self { members: Vec::new(), rows: 0, origin: Origin::default() }
     }
 }
 
@@ -61,7 +113,7 @@ impl<T> Batch<T> {
 
     /// Splits the batch in two by a test on the members; the rows of both are counted anew.
     pub fn partition(self, mut keep: impl FnMut(&T) -> bool) -> (Self, Vec<T>) {
-        let mut kept = Self::default();
+        let mut kept = Self { origin: self.origin, ..Self::default() };
         let mut rest = Vec::new();
         for member in self.members {
             if keep(&member.item) {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::tensor::{DataType, Dims};
 
@@ -301,10 +302,14 @@ pub enum InferError {
     UnexpectedOutput { output: String, model: String },
     #[error("{tag}{problem}")]
     Request { tag: RequestTag, problem: RequestProblem },
+    /// `retry_after` is how long it will take, as far as is known, until there is room.
     #[error("{tag}Exceeds maximum queue size")]
-    QueueFull { tag: RequestTag },
+    QueueFull { tag: RequestTag, retry_after: Option<Duration> },
     #[error("Request timeout expired")]
     Expired,
+    /// Refused on arrival, or before it ran: what is ahead of it will take longer than it can wait.
+    #[error("Request timeout expired")]
+    Unreachable { retry_after: Option<Duration> },
     /// The client's own deadline has passed; it hardly waits for the text.
     #[error("the deadline of the client has passed")]
     DeadlineExceeded,

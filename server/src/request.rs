@@ -59,6 +59,8 @@ pub struct RequestOptions {
     pub priority: u64,
     /// How long the request may wait in a queue.
     pub timeout: Option<Duration>,
+    /// The client asks for the timeline of its request in the response's parameters.
+    pub timeline: bool,
     /// On a stream of a decoupled model: the client wants the final flag even when it comes without content.
     pub empty_final_response: bool,
 }
@@ -78,6 +80,8 @@ pub struct InferRequest {
     pub outputs: Vec<String>,
     /// When the server had received it.
     pub received_at: Timestamp,
+    /// When its client stops waiting: an answer that comes later is worth nothing.
+    pub deadline: Option<Timestamp>,
 }
 
 /// One input tensor as it came.
@@ -116,8 +120,12 @@ pub struct ValidRequest {
     pub rows: usize,
     /// What must be equal for two requests to share a batch.
     pub batch_key: BatchKey,
+    /// Work that it makes, in the model's unit: rows, or what its configuration counts. At least 1.
+    pub cost: u64,
     /// When the server had received it.
     pub received_at: Timestamp,
+    /// When its client stops waiting.
+    pub deadline: Option<Timestamp>,
 }
 
 /// An output tensor of a response.
@@ -322,14 +330,17 @@ pub struct Entry {
     pub responder: Responder,
     /// When it entered its model's queue.
     pub queued_at: Timestamp,
-    /// When it must not be started any more.
+    /// When it must not be started any more: the earliest of the client's deadline, the request's timeout and the
+    /// queue policy's.
     pub deadline: Option<Timestamp>,
+    /// Under the timeout action DELAY: when it moves back behind all requests that are in time.
+    pub delayed_from: Option<Timestamp>,
 }
 
 impl Entry {
     /// The error of this entry where its queue has no room.
     pub fn queue_full(&self) -> InferError {
-        InferError::QueueFull { tag: RequestTag(self.request.id.clone()) }
+        InferError::QueueFull { tag: RequestTag(self.request.id.clone()), retry_after: None }
     }
 
     /// Why this entry must not reach a model any more, if so: its client left, or its time is over.

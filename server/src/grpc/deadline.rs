@@ -38,6 +38,11 @@ impl Deadline {
         Some(Self(arrived_at.plus(timeout)))
     }
 
+    /// The moment itself.
+    pub(super) fn at(self) -> Timestamp {
+        self.0
+    }
+
     /// The time that is left.
     pub(super) fn left(self, now: Timestamp) -> Duration {
         self.0.since(now)
@@ -47,7 +52,9 @@ impl Deadline {
     /// may only have been the first to notice.
     pub(super) fn reason(self, error: InferError, now: Timestamp) -> InferError {
         match error {
-            InferError::Expired | InferError::Cancelled if now >= self.0 => InferError::DeadlineExceeded,
+            InferError::Expired | InferError::Unreachable { .. } | InferError::Cancelled if now >= self.0 => {
+                InferError::DeadlineExceeded
+            }
             other => other,
         }
     }

@@ -28,6 +28,8 @@ pub(crate) struct Head {
     pub(crate) parameters: Parameters,
     /// The version it asks for.
     pub(crate) version: VersionChoice,
+    /// When its client stops waiting.
+    pub(crate) deadline: Option<Timestamp>,
 }
 
 /// What a request says once its model is known.
@@ -40,7 +42,7 @@ pub(crate) struct Body {
 }
 
 /// Reads parameters and version. Forwarded headers are added where the request has no parameter of that name.
-/// `deadline` is what the client's own deadline leaves; it bounds the time in queues.
+/// `deadline` is when the client stops waiting.
 ///
 /// # Errors
 /// A parameter of the wrong type or with a reserved name, or a version that is no positive integer.
@@ -48,7 +50,7 @@ pub(crate) fn head(
     parameters: BTreeMap<String, InferParameter>,
     forwarded: &Parameters,
     version: &str,
-    deadline: Option<Duration>,
+    deadline: Option<Timestamp>,
 ) -> Result<Head, InferError> {
     let mut options = RequestOptions::default();
     let mut custom = Parameters::new();
@@ -61,11 +63,7 @@ pub(crate) fn head(
     for (name, value) in forwarded {
         custom.entry(name.clone()).or_insert_with(|| value.clone());
     }
-    options.timeout = match (options.timeout, deadline) {
-        (Some(timeout), Some(deadline)) => Some(timeout.min(deadline)),
-        (timeout, deadline) => timeout.or(deadline),
-    };
-    Ok(Head { options, parameters: custom, version: parse_version(version)? })
+    Ok(Head { options, parameters: custom, version: parse_version(version)?, deadline })
 }
 
 /// Reads a parameter that the protocol knows; false where it is none of them.
@@ -103,6 +101,7 @@ fn read_option(name: &str, value: &InferParameter, options: &mut RequestOptions)
             // 0 asks for the model's own limit, as if the parameter were not there.
             options.timeout = (timeout_us > 0).then(|| Duration::from_micros(timeout_us));
         }
+        "alcedo_timeline" => options.timeline = flag()?,
         "triton_enable_empty_final_response" => options.empty_final_response = flag()?,
         reserved if reserved.starts_with(RESERVED_PREFIX) => {
             return Err(InferError::ReservedParameter { parameter: reserved.to_owned() });
@@ -172,8 +171,8 @@ pub(crate) fn body(message: ModelInferRequest, head: Head, received_at: Timestam
         }
         outputs.push(output.name);
     }
-    let Head { options, parameters, version: _ } = head;
-    let request = InferRequest { id: message.id, options, parameters, inputs, outputs, received_at };
+    let Head { options, parameters, deadline, version: _ } = head;
+    let request = InferRequest { id: message.id, options, parameters, inputs, outputs, received_at, deadline };
     Ok(Body { request, classes })
 }
 

@@ -17,6 +17,7 @@ pub(crate) fn infer_code(error: &InferError) -> Code {
         | InferError::ShuttingDown
         | InferError::QueueFull { .. }
         | InferError::Expired
+        | InferError::Unreachable { .. }
         | InferError::SchedulerStopped => Code::Unavailable,
         InferError::UnknownModel { .. }
         | InferError::VersionText { .. }
@@ -299,7 +300,7 @@ mod tests {
         let in_ensemble = |source| InferError::EnsembleStep { ensemble: "E".to_owned(), source: Box::new(source) };
         check(vec![
             (
-                InferError::QueueFull { tag: RequestTag("mine".to_owned()) },
+                InferError::QueueFull { tag: RequestTag("mine".to_owned()), retry_after: None },
                 Code::Unavailable,
                 "[request id: mine] Exceeds maximum queue size",
             ),

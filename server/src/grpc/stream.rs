@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use tokio_stream::Stream;
 use tonic::{Request, Status, Streaming};
 
-use crate::clock::{self, Timestamp};
+use crate::clock;
 use crate::config::ModelConfig;
 use crate::error::InferError;
 use crate::request::{Cancellation, Delivery, InferResponse, Parameters, Responder, ResponseSink};
@@ -184,7 +184,7 @@ impl Reader {
         let mut correlation =
             Correlation { id: message.id.clone(), model: message.model_name.clone(), version: message.model_version.clone() };
         let refuse = |correlation, error| Outgoing::Failed { correlation, error, last: true };
-        let (head, handle, under_way, message) = match self.begin(message, received_at) {
+        let (head, handle, under_way, message) = match self.begin(message) {
             Ok(begun) => begun,
             Err(error) => return self.outbox.slot(permit).fill(refuse(correlation, error)),
         };
@@ -209,12 +209,15 @@ impl Reader {
     fn begin(
         &self,
         mut message: ModelInferRequest,
-        received_at: Timestamp,
     ) -> Result<(decode::Head, Arc<ModelHandle>, UnderWay, ModelInferRequest), InferError> {
         let under_way = self.front_end.lifecycle.admit()?;
-        let left = self.deadline.map(|deadline| deadline.left(received_at));
         let forwarded = self.forwarded.as_ref().map_err(Clone::clone)?;
-        let head = decode::head(std::mem::take(&mut message.parameters), forwarded, &message.model_version, left)?;
+        let head = decode::head(
+            std::mem::take(&mut message.parameters),
+            forwarded,
+            &message.model_version,
+            self.deadline.map(Deadline::at),
+        )?;
         let handle = self.front_end.resolve(&message.model_name, head.version)?;
         Ok((head, handle, under_way, message))
     }

@@ -126,15 +126,14 @@ fn versions_are_positive_integers() {
 }
 
 #[test]
-fn the_clients_deadline_bounds_the_time_in_queues() {
-    let timeout =
-        |entries: &[_], deadline| decode::head(parameters(entries), &Parameters::new(), "", deadline).unwrap().options.timeout;
-    let ms = Duration::from_millis;
+fn the_clients_deadline_travels_beside_the_timeout() {
     let given = [("timeout", ParameterChoice::Int64Param(5000))];
-    assert_eq!(timeout(&given, Some(ms(2))), Some(ms(2)));
-    assert_eq!(timeout(&given, Some(ms(9))), Some(ms(5)));
-    assert_eq!(timeout(&given, None), Some(ms(5)));
-    assert_eq!(timeout(&[], Some(ms(9))), Some(ms(9)));
+    let deadline = Some(crate::clock::Timestamp::from_nanos(7));
+    let head = decode::head(parameters(&given), &Parameters::new(), "", deadline).unwrap();
+    assert_eq!((head.options.timeout, head.deadline), (Some(Duration::from_millis(5)), deadline));
+    let message = request(Vec::new(), Vec::new());
+    let body = decode::body(message, head, crate::clock::Timestamp::default()).unwrap();
+    assert_eq!(body.request.deadline, deadline);
 }
 
 #[test]

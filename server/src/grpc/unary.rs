@@ -42,8 +42,7 @@ async fn answer(
     let received_at = clock::now();
     let _under_way = front_end.lifecycle.admit()?;
     let parameters = std::mem::take(&mut message.parameters);
-    let left = deadline.map(|deadline| deadline.left(received_at));
-    let head = decode::head(parameters, &forwarded?, &message.model_version, left)?;
+    let head = decode::head(parameters, &forwarded?, &message.model_version, deadline.map(Deadline::at))?;
     let handle = front_end.resolve(&message.model_name, head.version)?;
     if handle.config.decoupled {
         return Err(InferError::DecoupledUnary);

@@ -25,7 +25,7 @@ mod tests;
 
 pub use candle::{Described, describe, is_hub_directory};
 pub use execute::Execution;
-pub use pool::InstancePool;
+pub use pool::{BatchDone, InstancePool};
 pub use stream::{ResponseStream, StreamedResponse};
 
 /// A loaded model version: what its instances share, weights above all.

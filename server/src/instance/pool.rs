@@ -7,15 +7,32 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use crate::batch::Batch;
-use crate::clock;
+use crate::batch::{Batch, Origin};
+use crate::clock::{self, Timestamp};
 use crate::error::{ExecuteError, InferError, LoadError};
+use crate::observe::statistics::Stage;
 use crate::request::Entry;
 
 use super::{Backend, Execution, InstanceSlot, ModelInstance, ServedVersion, warmup};
 
 /// Called by an instance's thread.
 type Hook = Box<dyn Fn() + Send + Sync>;
+
+/// Called by an instance's thread after each batch.
+type DoneHook = Box<dyn Fn(&BatchDone) + Send + Sync>;
+
+/// A batch that an instance is done with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchDone {
+    /// How it came about.
+    pub origin: Origin,
+    /// Rows that were executed; 0 where nobody waited for any of its requests any more.
+    pub rows: usize,
+    /// When an instance took it.
+    pub started_at: Timestamp,
+    /// When its last request was answered.
+    pub ended_at: Timestamp,
+}
 
 /// Handle on the running instances. When the last clone is dropped, the instances finish the batches
 /// that are queued and end.
@@ -33,7 +50,7 @@ struct Shared {
     /// Threads that can run batches.
     working: AtomicUsize,
     instances: usize,
-    idle_hook: OnceLock<Hook>,
+    done_hook: OnceLock<DoneHook>,
     failure_hook: OnceLock<Hook>,
     failure: Mutex<Option<String>>,
 }
@@ -59,7 +76,7 @@ impl InstancePool {
             in_flight: AtomicUsize::new(0),
             working: AtomicUsize::new(slots.len()),
             instances: slots.len(),
-            idle_hook: OnceLock::new(),
+            done_hook: OnceLock::new(),
             failure_hook: OnceLock::new(),
             failure: Mutex::new(None),
         });
@@ -115,8 +132,8 @@ impl InstancePool {
     }
 
     /// Sets what an instance calls after each batch. Only the first call counts.
-    pub fn on_idle(&self, hook: impl Fn() + Send + Sync + 'static) {
-        let _ = self.shared.idle_hook.set(Box::new(hook));
+    pub fn on_done(&self, hook: impl Fn(&BatchDone) + Send + Sync + 'static) {
+        let _ = self.shared.done_hook.set(Box::new(hook));
     }
 
     /// Sets what is called when no instance works any more, at once if that is so already. Only the first call
@@ -158,13 +175,14 @@ fn spawn_instance(
             let _ = ready.send(Ok(()));
             drop(ready);
             while let Ok(batch) = receiver.recv() {
-                if run(&shared.served, instance.as_mut(), batch).is_err() {
+                let (done, outcome) = run(&shared.served, instance.as_mut(), batch);
+                if outcome.is_err() {
                     match create(&shared.served, backend.as_ref(), &slot) {
                         Ok(fresh) => instance = fresh,
-                        Err(error) => return retire(&shared, &receiver, &error),
+                        Err(error) => return retire(&shared, &receiver, &done, &error),
                     }
                 }
-                shared.batch_done();
+                shared.batch_done(&done);
             }
         })
         .map(drop)
@@ -178,20 +196,20 @@ impl Shared {
         }
     }
 
-    fn batch_done(&self) {
+    fn batch_done(&self, done: &BatchDone) {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
-        if let Some(hook) = self.idle_hook.get() {
-            hook();
+        if let Some(hook) = self.done_hook.get() {
+            hook(done);
         }
     }
 }
 
 /// An instance panicked and could not be made anew. The others go on; the last one stays to answer
 /// whatever still comes with an error, so that nobody waits for a thread that is gone.
-fn retire(shared: &Shared, receiver: &Receiver<Batch<Entry>>, error: &LoadError) {
+fn retire(shared: &Shared, receiver: &Receiver<Batch<Entry>>, done: &BatchDone, error: &LoadError) {
     let model = &shared.served.config.name;
     tracing::error!(model = %model, version = shared.served.version, %error, "an instance panicked and could not be made anew");
-    shared.batch_done();
+    shared.batch_done(done);
     if shared.working.fetch_sub(1, Ordering::AcqRel) > 1 {
         return;
     }
@@ -201,8 +219,10 @@ fn retire(shared: &Shared, receiver: &Receiver<Batch<Entry>>, error: &LoadError)
     while let Ok(batch) = receiver.recv() {
         let error = ExecuteError::NoInstance { model: model.to_string(), reason: reason.clone() };
         leave_queue(&shared.served, &batch);
+        let started_at = clock::now();
+        let origin = batch.origin;
         Execution::start(Arc::clone(&shared.served), batch).finish(Err(error));
-        shared.batch_done();
+        shared.batch_done(&BatchDone { origin, rows: 0, started_at, ended_at: clock::now() });
     }
 }
 
@@ -222,16 +242,17 @@ fn leave_queue(served: &ServedVersion, batch: &Batch<Entry>) {
 struct Broken;
 
 /// Runs one batch on an instance. Entries that nobody waits for any more are left out.
-fn run(served: &Arc<ServedVersion>, instance: &mut dyn ModelInstance, batch: Batch<Entry>) -> Result<(), Broken> {
+fn run(served: &Arc<ServedVersion>, instance: &mut dyn ModelInstance, batch: Batch<Entry>) -> (BatchDone, Result<(), Broken>) {
     let now = clock::now();
     leave_queue(served, &batch);
     let (live, lapsed) = batch.partition(|entry| entry.lapsed(now).is_none());
     for entry in lapsed {
         let error = entry.lapsed(now).unwrap_or(InferError::Cancelled);
-        served.statistics.refuse(entry, error, now);
+        served.statistics.refuse(entry, error, Stage::Ready, now);
     }
+    let mut done = BatchDone { origin: live.origin, rows: live.rows(), started_at: now, ended_at: now };
     if live.is_empty() {
-        return Ok(());
+        return (done, Ok(()));
     }
     let mut execution = Execution::start(Arc::clone(served), live);
     let (result, outcome) = match catch_unwind(AssertUnwindSafe(|| instance.execute(&mut execution))) {
@@ -248,7 +269,8 @@ fn run(served: &Arc<ServedVersion>, instance: &mut dyn ModelInstance, batch: Bat
         let message = panic_message(panic.as_ref());
         tracing::error!(model = %served.config.name, version = served.version, message, "answering a batch panicked");
     }
-    outcome
+    done.ended_at = clock::now();
+    (done, outcome)
 }
 
 /// What a panic says, where it says something.

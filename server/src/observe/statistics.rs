@@ -50,7 +50,10 @@ impl FailureReason {
     /// The reason behind an error.
     pub const fn of(error: &InferError) -> Self {
         match error {
-            InferError::QueueFull { .. } | InferError::Expired | InferError::SchedulerStopped => Self::Rejected,
+            InferError::QueueFull { .. }
+            | InferError::Expired
+            | InferError::Unreachable { .. }
+            | InferError::SchedulerStopped => Self::Rejected,
             InferError::Cancelled => Self::Canceled,
             InferError::Execute(_) | InferError::Abandoned => Self::Backend,
             _ => Self::Other,
@@ -65,6 +68,47 @@ impl FailureReason {
             Self::Backend => "BACKEND",
             Self::Other => "OTHER",
         }
+    }
+}
+
+/// Where a request was when it came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// On arrival: there was no room, or no time.
+    Admission,
+    /// In its model's queue.
+    Queue,
+    /// In a batch that was formed and waited for an instance.
+    Ready,
+    /// Between the steps of an ensemble.
+    Ensemble,
+    /// While it ran.
+    Execution,
+}
+
+impl Stage {
+    /// Every stage, in the order of a request's way.
+    pub const ALL: [Stage; 5] = [Self::Admission, Self::Queue, Self::Ready, Self::Ensemble, Self::Execution];
+
+    /// The label value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admission => "admission",
+            Self::Queue => "queue",
+            Self::Ready => "ready",
+            Self::Ensemble => "ensemble",
+            Self::Execution => "execution",
+        }
+    }
+}
+
+/// Failed requests by stage and reason.
+#[derive(Debug, Default)]
+struct StageCounts([[AtomicU64; FailureReason::ALL.len()]; Stage::ALL.len()]);
+
+impl StageCounts {
+    fn add(&self, stage: Stage, reason: FailureReason) {
+        self.0[stage as usize][reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -165,6 +209,7 @@ impl Counts {
 pub struct ModelStatistics {
     counts: Mutex<Counts>,
     pending: AtomicU64,
+    stages: StageCounts,
 }
 
 impl ModelStatistics {
@@ -235,9 +280,15 @@ impl ModelStatistics {
     }
 
     /// Counts a request that fails before it ran, and answers it.
-    pub fn refuse(&self, mut entry: Entry, error: InferError, now: Timestamp) {
+    pub fn refuse(&self, mut entry: Entry, error: InferError, stage: Stage, now: Timestamp) {
+        self.stages.add(stage, FailureReason::of(&error));
         self.record_failure(FailureReason::of(&error), now.since(entry.request.received_at));
         entry.responder.fail(error);
+    }
+
+    /// Requests that came to nothing at this stage for this reason.
+    pub fn failed_at(&self, stage: Stage, reason: FailureReason) -> u64 {
+        self.stages.0[stage as usize][reason as usize].load(Ordering::Relaxed)
     }
 
     /// Requests between queue entry and execution.

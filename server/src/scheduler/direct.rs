@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::batch::Batch;
 use crate::clock;
 use crate::instance::InstancePool;
-use crate::observe::statistics::ModelStatistics;
+use crate::observe::statistics::{ModelStatistics, Stage};
 use crate::request::Entry;
 
 use super::Scheduler;
@@ -33,7 +33,7 @@ impl Scheduler for DirectScheduler {
                 for member in batch {
                     self.statistics.leave_queue(1);
                     let error = member.item.queue_full();
-                    self.statistics.refuse(member.item, error, clock::now());
+                    self.statistics.refuse(member.item, error, Stage::Admission, clock::now());
                 }
             }
         }

@@ -10,7 +10,7 @@ use crate::clock::{self, Timestamp};
 use crate::config::DynamicBatching;
 use crate::error::InferError;
 use crate::instance::InstancePool;
-use crate::observe::statistics::ModelStatistics;
+use crate::observe::statistics::{ModelStatistics, Stage};
 use crate::request::Entry;
 
 use super::Scheduler;
@@ -62,7 +62,7 @@ impl DynamicScheduler {
         let (sender, receiver) = mpsc::channel(capacity.clamp(1, MAX_TRANSIT));
         let idle = Arc::new(Notify::new());
         let notify = Arc::clone(&idle);
-        instances.on_idle(move || notify.notify_one());
+        instances.on_done(move |_| notify.notify_one());
         let task = Task {
             preserve_ordering: policy.preserve_ordering,
             batcher: DynamicBatcher::new(policy).held_until(held_entries()),
@@ -87,7 +87,7 @@ impl Scheduler for DynamicScheduler {
                     mpsc::error::TrySendError::Closed(entry) => (entry, true),
                 };
                 let error = if stopped { InferError::SchedulerStopped } else { entry.queue_full() };
-                self.statistics.refuse(entry, error, clock::now());
+                self.statistics.refuse(entry, error, Stage::Admission, clock::now());
             }
         }
     }
@@ -114,13 +114,9 @@ impl Task {
     }
 
     fn accept(&mut self, arrivals: &mut Vec<Entry>) {
-        for mut entry in arrivals.drain(..) {
+        for entry in arrivals.drain(..) {
             let priority = entry.request.options.priority;
-            let deadline = entry.deadline;
-            if self.batcher.delays(priority) {
-                // The deadline only moves the entry back in its queue; the instance must not refuse it.
-                entry.deadline = None;
-            }
+            let deadline = entry.deadline.or(entry.delayed_from);
             let waiting = Waiting {
                 rows: entry.request.rows,
                 key: entry.request.batch_key.clone(),
@@ -131,7 +127,7 @@ impl Task {
             if let Err(entry) = self.batcher.push(priority, waiting) {
                 self.statistics.leave_queue(1);
                 let error = entry.queue_full();
-                self.statistics.refuse(entry, error, clock::now());
+                self.statistics.refuse(entry, error, Stage::Admission, clock::now());
             }
         }
     }
@@ -140,7 +136,7 @@ impl Task {
         let now = clock::now();
         for entry in self.batcher.expire(now) {
             self.statistics.leave_queue(1);
-            self.statistics.refuse(entry, InferError::Expired, now);
+            self.statistics.refuse(entry, InferError::Expired, Stage::Queue, now);
         }
         let mut gone = Vec::new();
         let is_gone = |entry: &Entry| entry.responder.cancellation().is_cancelled();
@@ -152,7 +148,7 @@ impl Task {
         }
         for entry in gone {
             self.statistics.leave_queue(1);
-            self.statistics.refuse(entry, InferError::Cancelled, now);
+            self.statistics.refuse(entry, InferError::Cancelled, Stage::Queue, now);
         }
     }
 
@@ -160,7 +156,7 @@ impl Task {
         let now = clock::now();
         for member in batch {
             self.statistics.leave_queue(1);
-            self.statistics.refuse(member.item, InferError::SchedulerStopped, now);
+            self.statistics.refuse(member.item, InferError::SchedulerStopped, Stage::Queue, now);
         }
     }
 

@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use crate::clock::{self, Timestamp};
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, TimeoutAction};
 use crate::error::InferError;
 use crate::instance::InstancePool;
 use crate::observe::statistics::ModelStatistics;
-use crate::request::{Entry, InferRequest, Responder, VersionChoice};
+use crate::request::{Entry, InferRequest, Responder, ValidRequest, VersionChoice};
 
 pub mod batcher;
 pub mod direct;
@@ -66,18 +66,23 @@ impl ModelHandle {
     pub fn submit(&self, request: InferRequest, mut responder: Responder) {
         match validate::validate(request, &self.config) {
             Ok(request) => {
-                let queued_at = clock::now();
-                let deadline = deadline(&self.config, &request, queued_at);
-                self.scheduler.enqueue(vec![Entry { request, responder, queued_at, deadline }]);
+                self.scheduler.enqueue(vec![entry(&self.config, request, responder, clock::now())]);
             }
             Err(error) => responder.fail(error),
         }
     }
 }
 
-/// When a request that is queued now must not be started any more.
-fn deadline(config: &ModelConfig, request: &crate::request::ValidRequest, queued_at: Timestamp) -> Option<Timestamp> {
-    config.queue_policy(request.options.priority).timeout_for(request.options.timeout).map(|timeout| queued_at.plus(timeout))
+/// A request that is queued now, with its deadline: the earliest of what its client and its queue say.
+fn entry(config: &ModelConfig, request: ValidRequest, responder: Responder, queued_at: Timestamp) -> Entry {
+    let policy = config.queue_policy(request.options.priority);
+    let timeout = policy.timeout_for(request.options.timeout).map(|timeout| queued_at.plus(timeout));
+    let client = request.deadline;
+    let (deadline, delayed_from) = match policy.action {
+        TimeoutAction::Reject => (client.into_iter().chain(timeout).min(), None),
+        TimeoutAction::Delay => (client, timeout),
+    };
+    Entry { request, responder, queued_at, deadline, delayed_from }
 }
 
 /// Where an ensemble finds the models of its steps.

@@ -21,7 +21,7 @@ const MUST_NOT_IMPORT: [(&str, &[&str]); 12] = [
     ("clock.rs", &["crate::"]),
     ("tensor.rs", &["candle_core", "crate::"]),
     ("request.rs", &["proto::", "crate::config", "crate::scheduler"]),
-    ("batch.rs", &["bytes::", "crate::"]),
+    ("batch.rs", &["bytes::", "crate::tensor", "crate::request", "crate::error"]),
     ("classification.rs", &["crate::grpc", "crate::http", "crate::instance", "crate::repository", "proto::"]),
     ("config/", &["crate::scheduler", "crate::instance", "crate::repository", "crate::grpc", "crate::http", "crate::observe"]),
     ("grpc/", &["crate::instance", "candle_core", "models::"]),

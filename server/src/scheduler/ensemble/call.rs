@@ -44,6 +44,10 @@ pub(super) struct Call {
     requested: Vec<usize>,
     rows: usize,
     received_at: Timestamp,
+    /// When its client stops waiting.
+    client_deadline: Option<Timestamp>,
+    /// When no step must be started any more.
+    deadline: Option<Timestamp>,
     queue: Duration,
     cancellation: Cancellation,
     state: Mutex<State>,
@@ -84,7 +88,7 @@ impl Call {
     /// Starts a request that may be under way.
     pub(super) fn start(permit: Permit, handles: Handles, facts: &[Option<StepFacts>], entry: Entry, now: Timestamp) {
         let served = Arc::clone(&permit.served);
-        let Entry { request, responder, queued_at, .. } = entry;
+        let Entry { request, responder, queued_at, deadline, .. } = entry;
         let plan = Arc::new(Plan::new(&served.graph, &request.outputs, facts));
         let specs = served.config.inputs.iter();
         let inputs = specs
@@ -114,6 +118,8 @@ impl Call {
             requested: request.outputs.iter().enumerate().filter(|(_, wanted)| **wanted).map(|(index, _)| index).collect(),
             rows: request.rows,
             received_at: request.received_at,
+            client_deadline: request.deadline,
+            deadline,
             queue: now.since(queued_at),
             cancellation,
             state: Mutex::new(state),
@@ -239,7 +245,7 @@ impl Call {
             Fault::Step(error) => error,
             Fault::ResponseCount { got } => InferError::ResponseCount { got },
             Fault::Deadlock => InferError::Request { tag: tag(), problem: RequestProblem::Deadlock },
-            Fault::TooManyFrames => InferError::QueueFull { tag: tag() },
+            Fault::TooManyFrames => InferError::QueueFull { tag: tag(), retry_after: None },
         })
     }
 
@@ -270,13 +276,17 @@ impl Call {
         let outputs = &mapped.outputs;
         let is_used = self.plan.used_outputs(step);
         let inputs = mapped.inputs.iter().zip(inputs);
+        let now = clock::now();
+        // What is left of the request's time is all that a step may wait.
+        let timeout = self.deadline.map(|deadline| deadline.since(now));
         let request = InferRequest {
             id: self.id.clone(),
-            options: self.options.clone(),
+            options: RequestOptions { timeout, ..self.options.clone() },
             parameters: self.parameters.clone(),
             inputs: inputs.filter_map(|(input, value)| Some(convert::step_input(value?, &handle.config, &input.name))).collect(),
             outputs: outputs.iter().zip(is_used).filter(|(_, used)| *used).map(|(output, _)| output.name.to_string()).collect(),
-            received_at: clock::now(),
+            received_at: now,
+            deadline: self.client_deadline,
         };
         let sink = StepSink { call: Arc::clone(self), step, frame };
         handle.submit(request, Responder::new(Box::new(sink), self.cancellation.clone()));

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::clock;
 use crate::config::{EnsembleGraph, ModelConfig, Scheduling};
 use crate::error::{ConfigError, ConfigProblem, EnsembleProblem, InferError};
-use crate::observe::statistics::ModelStatistics;
+use crate::observe::statistics::{ModelStatistics, Stage};
 use crate::request::Entry;
 
 use super::{ComposingModels, ModelHandle, Scheduler};
@@ -87,17 +87,17 @@ impl ServedEnsemble {
     fn begin(self: &Arc<Self>, entry: Entry) {
         let now = clock::now();
         if let Some(error) = entry.lapsed(now) {
-            return self.statistics.refuse(entry, error, now);
+            return self.statistics.refuse(entry, error, Stage::Admission, now);
         }
         let Some(permit) = Permit::take(self) else {
             let error = entry.queue_full();
-            return self.statistics.refuse(entry, error, now);
+            return self.statistics.refuse(entry, error, Stage::Admission, now);
         };
         match self.resolve(&entry.request.outputs) {
             Ok((handles, facts)) => Call::start(permit, handles, &facts, entry, now),
             Err(error) => {
                 drop(permit);
-                self.statistics.refuse(entry, self.inside(error), now);
+                self.statistics.refuse(entry, self.inside(error), Stage::Ensemble, now);
             }
         }
     }

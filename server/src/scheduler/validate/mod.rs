@@ -35,7 +35,9 @@ pub fn validate(request: InferRequest, config: &ModelConfig) -> Result<ValidRequ
             inputs: checked.inputs,
             outputs: checked.outputs,
             rows: checked.rows,
+            cost: u64::try_from(checked.rows).unwrap_or(u64::MAX).max(1),
             received_at: request.received_at,
+            deadline: request.deadline,
         })
 }
 

@@ -36,6 +36,7 @@ fn request(inputs: Vec<InputTensor>) -> InferRequest {
         inputs,
         outputs: Vec::new(),
         received_at: crate::clock::Timestamp::default(),
+        deadline: None,
     }
 }
 

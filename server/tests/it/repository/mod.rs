@@ -107,6 +107,7 @@ fn request(value: i32) -> InferRequest {
         }],
         outputs: Vec::new(),
         received_at: clock::now(),
+        deadline: None,
     }
 }
 

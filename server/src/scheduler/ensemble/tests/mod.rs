@@ -198,6 +198,7 @@ fn request(inputs: &[(&str, Tensor)]) -> InferRequest {
         inputs,
         outputs: Vec::new(),
         received_at: clock::now(),
+        deadline: None,
     }
 }
 

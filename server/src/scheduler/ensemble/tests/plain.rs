@@ -48,6 +48,7 @@ fn steps_share_the_bytes_and_all_that_the_client_said() {
         sequence_end: true,
         priority: 2,
         timeout: Some(Duration::from_secs(1000)),
+        timeline: false,
         empty_final_response: false,
     };
     asked.parameters.insert("mine".to_owned(), Parameter::Bool(true));
@@ -56,10 +57,10 @@ fn steps_share_the_bytes_and_all_that_the_client_said() {
     let entry = first.next();
     let of = |entry: &Entry, input: usize| entry.request.inputs[input].as_ref().unwrap().bytes().as_ptr();
     assert_eq!(of(&entry, 0), sent);
-    assert_eq!(
-        (&entry.request.id, &entry.request.options, &entry.request.parameters),
-        (&asked.id, &asked.options, &asked.parameters)
-    );
+    let left = entry.request.options.timeout;
+    assert!(left.is_some() && left < asked.options.timeout, "a step may only wait for what is left of the time: {left:?}");
+    let options = RequestOptions { timeout: left, ..asked.options.clone() };
+    assert_eq!((&entry.request.id, &entry.request.options, &entry.request.parameters), (&asked.id, &options, &asked.parameters));
     let made = numbers(&[2, 2], &[5, 6, 7, 8]);
     let made_at = made.bytes().as_ptr();
     answer(entry, vec![("Y", made)]);
