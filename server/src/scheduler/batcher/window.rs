@@ -286,14 +286,14 @@ impl Curve {
         let mut silent = [1.0; BUCKETS];
         let mut probability = 1.0;
         let min = MIN_GAPS * gaps.weight;
-        for bucket in 0..BUCKETS {
+        for ((silent, ended), cut) in silent.iter_mut().zip(&gaps.ended).zip(&gaps.cut) {
             // Those that were cut within the bucket were at risk for half of it.
-            let at_risk = reached - 0.5 * gaps.cut[bucket];
+            let at_risk = reached - 0.5 * cut;
             if at_risk > 0.0 && reached >= min {
-                probability *= 1.0 - (gaps.ended[bucket] / at_risk).min(1.0);
+                probability *= 1.0 - (ended / at_risk).min(1.0);
             }
-            reached -= gaps.ended[bucket] + gaps.cut[bucket];
-            silent[bucket] = probability;
+            reached -= ended + cut;
+            *silent = probability;
         }
         Self { silent, start: 0.0 }
     }
