@@ -44,7 +44,7 @@ const PURE: [&str; 11] = [
     "classification.rs",
     "config/",
     "scheduler/validate",
-    "scheduler/queue.rs",
+    "scheduler/queue",
     "scheduler/batcher",
     "scheduler/ensemble/run",
     "observe/metrics.rs",
