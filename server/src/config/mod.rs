@@ -14,7 +14,7 @@ mod warmup;
 pub use auto_complete::{AutoModel, AutoTensor, auto_complete};
 pub use batching::{DynamicBatching, QueuePolicy, TimeoutAction};
 pub use ensemble::{CheckedEnsemble, Composing, EnsembleGraph, EnsembleStep, StepTensor};
-pub use instance_group::{InstanceGroup, InstanceKind};
+pub use instance_group::{DeviceShare, InstanceGroup, InstanceKind, RateLimiter, Resource};
 pub use model::{BackendKind, ModelConfig, Scheduling};
 pub use version_policy::VersionPolicy;
 pub use warmup::{WarmupInput, WarmupSample, WarmupSource};

@@ -13,6 +13,7 @@ use crate::error::{ExecuteError, InferError, LoadError};
 use crate::observe::statistics::Stage;
 use crate::request::Entry;
 
+use super::device::{Devices, Seat};
 use super::{Backend, Execution, InstanceSlot, ModelInstance, ServedVersion, warmup};
 
 /// Called by an instance's thread.
@@ -57,11 +58,18 @@ struct Shared {
 
 impl InstancePool {
     /// Starts all instances and runs their warmup; returns when every one is ready.
-    /// `queue_batches` is how many batches may wait for an instance.
+    /// `queue_batches` is how many batches may wait for an instance; before each, an instance waits for its turn on
+    /// its device.
     ///
     /// # Errors
-    /// The first instance that could not be made or warmed up; those that were are ended again.
-    pub fn start(served: Arc<ServedVersion>, backend: &Arc<dyn Backend>, queue_batches: usize) -> Result<Self, LoadError> {
+    /// The first instance that could not be made or warmed up; those that were are ended again. What its rate
+    /// limiter needs and will never get.
+    pub fn start(
+        served: Arc<ServedVersion>,
+        backend: &Arc<dyn Backend>,
+        queue_batches: usize,
+        devices: &Devices,
+    ) -> Result<Self, LoadError> {
         let slots: Vec<InstanceSlot> = served
             .config
             .instance_groups
@@ -70,6 +78,7 @@ impl InstancePool {
             .enumerate()
             .map(|(ordinal, group)| InstanceSlot { group: group.clone(), ordinal })
             .collect();
+        let seats = devices.seats(&served, backend.as_ref(), &slots)?;
         let (sender, receiver) = bounded(queue_batches.max(1));
         let shared = Arc::new(Shared {
             served,
@@ -81,8 +90,8 @@ impl InstancePool {
             failure: Mutex::new(None),
         });
         let (ready_sender, ready) = bounded(slots.len());
-        for slot in slots {
-            spawn_instance(&shared, slot, Arc::clone(backend), receiver.clone(), ready_sender.clone())?;
+        for (slot, seat) in slots.into_iter().zip(seats) {
+            spawn_instance(&shared, slot, Arc::clone(backend), seat, receiver.clone(), ready_sender.clone())?;
         }
         drop(ready_sender);
         // Every thread reports once; one that died without a word closes the channel.
@@ -151,6 +160,7 @@ fn spawn_instance(
     shared: &Arc<Shared>,
     slot: InstanceSlot,
     backend: Arc<dyn Backend>,
+    seat: Option<Seat>,
     receiver: Receiver<Batch<Entry>>,
     ready: Sender<Result<(), LoadError>>,
 ) -> Result<(), LoadError> {
@@ -175,7 +185,9 @@ fn spawn_instance(
             let _ = ready.send(Ok(()));
             drop(ready);
             while let Ok(batch) = receiver.recv() {
+                let permit = seat.as_ref().map(Seat::acquire);
                 let (done, outcome) = run(&shared.served, instance.as_mut(), batch);
+                drop(permit);
                 if outcome.is_err() {
                     match create(&shared.served, backend.as_ref(), &slot) {
                         Ok(fresh) => instance = fresh,

@@ -36,7 +36,7 @@ const ONLY_USERS: [(&str, &[&str]); 4] =
     [("tonic", &["grpc/", "cli/"]), ("axum", &["http/"]), ("models::", &["instance/candle"]), ("clap", &["cli/"])];
 
 /// Files without threads, clocks, files, sockets, tokio, candle and tonic.
-const PURE: [&str; 11] = [
+const PURE: [&str; 13] = [
     "error.rs",
     "tensor.rs",
     "request.rs",
@@ -48,6 +48,8 @@ const PURE: [&str; 11] = [
     "scheduler/batcher",
     "scheduler/ensemble/run",
     "observe/metrics.rs",
+    "instance/device/schedule.rs",
+    "instance/device/resources.rs",
 ];
 
 const IMPURE: [&str; 9] =

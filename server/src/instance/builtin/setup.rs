@@ -4,16 +4,22 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::ModelConfig;
+use crate::config::{DeviceShare, ModelConfig};
 use crate::error::{LoadError, TensorSide};
 use crate::tensor::{DataType, Dim, Dims, TensorSpec};
 
 use super::super::ServedVersion;
 use super::Kind;
 
-/// Parameters that every kind takes. The first is read by the scheduler.
-const COMMON_PARAMETERS: [&str; 4] =
-    ["max_queue_size", "execute_delay_ms", "instance_wise_delay_multiplier", "creation_delay_sec"];
+/// Parameters that every kind takes. The first ones are read by the schedulers of the model and of its device.
+const COMMON_PARAMETERS: [&str; 6] = [
+    "max_queue_size",
+    DeviceShare::PARAMETERS[0],
+    DeviceShare::PARAMETERS[1],
+    "execute_delay_ms",
+    "instance_wise_delay_multiplier",
+    "creation_delay_sec",
+];
 
 /// Names the kind.
 const KIND_PARAMETER: &str = "model";
