@@ -13,6 +13,7 @@ pub mod clock;
 pub mod error;
 pub mod request;
 pub mod tensor;
+pub mod timeline;
 
 pub mod config;
 pub mod grpc;

@@ -175,7 +175,7 @@ fn spawn_instance(
             let _ = ready.send(Ok(()));
             drop(ready);
             while let Ok(batch) = receiver.recv() {
-                let (done, outcome) = run(&shared.served, instance.as_mut(), batch);
+                let (done, outcome) = run(&shared.served, slot.ordinal, instance.as_mut(), batch);
                 if outcome.is_err() {
                     match create(&shared.served, backend.as_ref(), &slot) {
                         Ok(fresh) => instance = fresh,
@@ -245,7 +245,12 @@ fn leave_queue(served: &ServedVersion, batch: &Batch<Entry>) {
 struct Broken;
 
 /// Runs one batch on an instance. Entries that nobody waits for any more are left out.
-fn run(served: &Arc<ServedVersion>, instance: &mut dyn ModelInstance, batch: Batch<Entry>) -> (BatchDone, Result<(), Broken>) {
+fn run(
+    served: &Arc<ServedVersion>,
+    ordinal: usize,
+    instance: &mut dyn ModelInstance,
+    batch: Batch<Entry>,
+) -> (BatchDone, Result<(), Broken>) {
     let now = clock::now();
     leave_queue(served, &batch);
     let (live, lapsed) = batch.partition(|entry| entry.lapsed(now).is_none());
@@ -257,7 +262,7 @@ fn run(served: &Arc<ServedVersion>, instance: &mut dyn ModelInstance, batch: Bat
     if live.is_empty() {
         return (done, Ok(()));
     }
-    let mut execution = Execution::start(Arc::clone(served), live);
+    let mut execution = Execution::start(Arc::clone(served), live).on(ordinal);
     let (result, outcome) = match catch_unwind(AssertUnwindSafe(|| instance.execute(&mut execution))) {
         Ok(result) => (result, Ok(())),
         Err(panic) => {

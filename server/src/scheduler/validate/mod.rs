@@ -38,6 +38,7 @@ pub fn validate(request: InferRequest, config: &ModelConfig) -> Result<ValidRequ
             cost: u64::try_from(checked.rows).unwrap_or(u64::MAX).max(1),
             received_at: request.received_at,
             deadline: request.deadline,
+            timeline: request.timeline,
         })
 }
 
