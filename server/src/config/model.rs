@@ -164,6 +164,22 @@ impl ModelConfig {
         }
     }
 
+    /// Number of priority levels of the model's queue.
+    pub fn priority_levels(&self) -> usize {
+        match &self.scheduling {
+            Scheduling::Dynamic(dynamic) => dynamic.priority_levels.get(),
+            Scheduling::Direct(_) | Scheduling::Ensemble(_) => 1,
+        }
+    }
+
+    /// The level, 1 the highest, of a request of this priority (0 asks for the default).
+    pub fn level(&self, priority: u64) -> usize {
+        match &self.scheduling {
+            Scheduling::Dynamic(dynamic) => dynamic.level(priority),
+            Scheduling::Direct(_) | Scheduling::Ensemble(_) => 1,
+        }
+    }
+
     /// Index of the input of this name.
     pub fn input_index(&self, name: &str) -> Option<usize> {
         self.inputs.iter().position(|input| &*input.name == name)

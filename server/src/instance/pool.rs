@@ -271,9 +271,20 @@ impl Shared {
         }
     }
 
-    /// So many requests have left their model's queue.
-    pub(super) fn leave_queue(&self, requests: usize) {
-        self.served.statistics.leave_queue(u64::try_from(requests).unwrap_or(u64::MAX));
+    /// These requests have left their model's queue.
+    pub(super) fn leave_queue<'a>(&self, entries: impl IntoIterator<Item = &'a Entry>) {
+        // Neighbors are mostly of one level, so this is one step for most batches.
+        let mut same: Option<(usize, u64)> = None;
+        for entry in entries {
+            same = match same {
+                Some((level, requests)) if level == entry.level => Some((level, requests + 1)),
+                other => {
+                    other.into_iter().for_each(|(level, requests)| self.served.statistics.leave_queue(level, requests));
+                    Some((entry.level, 1))
+                }
+            };
+        }
+        same.into_iter().for_each(|(level, requests)| self.served.statistics.leave_queue(level, requests));
     }
 
     /// Answers requests of which [`Entry::lapsed`] says that they must not run.
@@ -293,7 +304,7 @@ impl Shared {
     }
 
     fn take_out(&self, lapsed: Lapsed<Batch<Entry>>, now: Timestamp) {
-        self.leave_queue(lapsed.parts.len());
+        self.leave_queue(&lapsed.parts);
         self.refuse(lapsed.parts, now);
         for batch in lapsed.emptied {
             self.batch_done(&BatchDone { origin: batch.origin, rows: 0, started_at: now, ended_at: clock::now() });

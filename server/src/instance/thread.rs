@@ -74,7 +74,7 @@ fn retire(shared: &Shared, slot: &InstanceSlot, error: &LoadError) {
     };
     while let Some(batch) = shared.queue.next(slot.ordinal, appetite) {
         let error = ExecuteError::NoInstance { model: model.to_string(), reason: reason.clone() };
-        shared.leave_queue(batch.len());
+        shared.leave_queue(batch.members().iter().map(|member| &member.item));
         let started_at = clock::now();
         let origin = batch.origin;
         shared.contain("answering a batch", || Execution::start(Arc::clone(&shared.served), batch).finish(Err(error)));
@@ -96,7 +96,7 @@ struct Broken;
 fn run(shared: &Shared, instance: &mut dyn ModelInstance, batch: Batch<Entry>) -> (BatchDone, Result<(), Broken>) {
     let served = &shared.served;
     let now = clock::now();
-    shared.leave_queue(batch.len());
+    shared.leave_queue(batch.members().iter().map(|member| &member.item));
     let (live, lapsed) = batch.partition(|entry| entry.lapsed(now).is_none());
     shared.refuse(lapsed, now);
     let mut done = BatchDone { origin: live.origin, rows: live.rows(), started_at: now, ended_at: now };
