@@ -15,6 +15,8 @@ pub mod request;
 pub mod tensor;
 pub mod timeline;
 
+pub(crate) mod sync;
+
 pub mod config;
 pub mod grpc;
 pub mod http;

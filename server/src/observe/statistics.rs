@@ -180,6 +180,11 @@ pub struct Counts {
     pub compute_infer: Tally,
     /// Output splitting, per answered request.
     pub compute_output: Tally,
+    /// Requests answered from the response cache, and how long looking there took.
+    pub cache_hit: Tally,
+    /// Requests answered whose answer was not in the response cache, and how long looking there and putting it there
+    /// took.
+    pub cache_miss: Tally,
     /// By rows of the executed batch.
     pub batches: BTreeMap<usize, BatchTally>,
     /// By response index; decoupled models only.
@@ -275,6 +280,21 @@ impl ModelStatistics {
     /// Counts a request that was answered later than its batch: the last response of a decoupled model.
     pub fn record_success(&self, request: RequestTiming, timing: ComputeTiming) {
         self.with(|counts| counts.add_success(request, timing));
+    }
+
+    /// Counts a request that was answered from the response cache, which took `lookup`. Nothing was computed.
+    pub fn record_cache_hit(&self, request: RequestTiming, lookup: Duration) {
+        self.with(|counts| {
+            counts.success.add(request.total);
+            counts.queue.add(request.queue);
+            counts.cache_hit.add(lookup);
+        });
+    }
+
+    /// Counts the part that the response cache had in a request that was answered without it: looking there, and
+    /// putting the answer there. The answer itself is counted by whoever made it.
+    pub fn record_cache_miss(&self, spent: Duration) {
+        self.with(|counts| counts.cache_miss.add(spent));
     }
 
     /// Counts a request that failed.
