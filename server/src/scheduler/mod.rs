@@ -61,6 +61,11 @@ impl ModelHandle {
         Self::new(config, version, statistics, scheduler)
     }
 
+    /// Whether its answers go through the response cache.
+    pub fn is_cached(&self) -> bool {
+        false
+    }
+
     /// Checks a request and enqueues it. A request that is not valid is answered with its error and
     /// never counted; all others are counted.
     pub fn submit(&self, request: InferRequest, mut responder: Responder) {

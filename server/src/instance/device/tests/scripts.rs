@@ -26,7 +26,10 @@ fn a_rare_model_waits_for_the_execution_that_runs_and_no_longer() {
         turn 5 flooded
         turn 1
     ";
-    check(1, lines, expect![[r#"
+    check(
+        1,
+        lines,
+        expect![[r#"
         0 ms: flooded runs
         10 ms: flooded runs
         20 ms: flooded runs
@@ -35,7 +38,8 @@ fn a_rare_model_waits_for_the_execution_that_runs_and_no_longer() {
         41 ms: flooded runs
         51 ms: rare runs
         52 ms: flooded runs
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
