@@ -235,7 +235,10 @@ fn create(served: &ServedVersion, backend: &dyn Backend, slot: &InstanceSlot) ->
 
 /// A batch has left its model's queue.
 fn leave_queue(served: &ServedVersion, batch: &Batch<Entry>) {
-    served.statistics.leave_queue(u64::try_from(batch.len()).unwrap_or(u64::MAX));
+    // Neighbors are mostly of one level, so this is one step for most batches.
+    for same in batch.members().chunk_by(|one, next| one.item.level == next.item.level) {
+        served.statistics.leave_queue(same[0].item.level, u64::try_from(same.len()).unwrap_or(u64::MAX));
+    }
 }
 
 /// The instance panicked; its state may be broken.

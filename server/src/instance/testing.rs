@@ -86,8 +86,8 @@ impl TestModel {
             let responder = Responder::new(Box::new(Sink(sender)), cancellation.clone());
             let request = request.finish();
             let rows = request.rows;
-            self.served.statistics.enter_queue();
-            batch.push(Entry { request, responder, queued_at: clock::now(), deadline: None, delayed_from: None }, rows);
+            self.served.statistics.enter_queue(1);
+            batch.push(Entry { request, responder, queued_at: clock::now(), level: 1, deadline: None, delayed_from: None }, rows);
             asked.push(Asked { deliveries, cancellation });
         }
         assert!(self.pool.try_submit(batch).is_ok(), "the queue of batches is full");
@@ -108,8 +108,9 @@ impl TestModel {
             }
         }
         let responder = Responder::new(Box::new(Panicking), Cancellation::default());
-        self.served.statistics.enter_queue();
-        let entry = Entry { request: request.finish(), responder, queued_at: clock::now(), deadline: None, delayed_from: None };
+        self.served.statistics.enter_queue(1);
+        let entry =
+            Entry { request: request.finish(), responder, queued_at: clock::now(), level: 1, deadline: None, delayed_from: None };
         assert!(self.pool.try_submit(Batch::single(entry, 1)).is_ok(), "the queue of batches is full");
     }
 
