@@ -36,7 +36,7 @@ const ONLY_USERS: [(&str, &[&str]); 4] =
     [("tonic", &["grpc/", "cli/"]), ("axum", &["http/"]), ("models::", &["instance/candle"]), ("clap", &["cli/"])];
 
 /// Files without threads, clocks, files, sockets, tokio, candle and tonic.
-const PURE: [&str; 11] = [
+const PURE: [&str; 12] = [
     "error.rs",
     "tensor.rs",
     "request.rs",
@@ -46,6 +46,7 @@ const PURE: [&str; 11] = [
     "scheduler/validate",
     "scheduler/queue.rs",
     "scheduler/batcher",
+    "scheduler/simulation",
     "scheduler/ensemble/run",
     "observe/metrics.rs",
 ];

@@ -49,9 +49,7 @@ pub fn run_observed(scenario: &Scenario, observer: &mut impl Observer) -> Report
         scenario.models.iter().enumerate().map(|(index, setup)| Model::new(index, setup, &mut random)).collect();
     let mut now = Timestamp::default();
     let mut stuck = None;
-    while let Some((next, index)) =
-        models.iter().enumerate().filter_map(|(index, model)| Some((model.next_at()?, index))).min()
-    {
+    while let Some((next, index)) = models.iter().enumerate().filter_map(|(index, model)| Some((model.next_at()?, index))).min() {
         now = now.max(next);
         models[index].advance(now, observer);
         if let Some(fault) = models[index].fault() {

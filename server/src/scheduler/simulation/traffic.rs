@@ -66,15 +66,7 @@ pub struct Mix {
 impl Default for Mix {
     /// One row of cost 1 and of one shape, no deadlines, patient clients.
     fn default() -> Self {
-        Self {
-            rows: 1..=1,
-            cost_per_row: 1..=1,
-            shapes: 1,
-            priorities: 0..=0,
-            timeout: None,
-            deadline: None,
-            leave: None,
-        }
+        Self { rows: 1..=1, cost_per_row: 1..=1, shapes: 1, priorities: 0..=0, timeout: None, deadline: None, leave: None }
     }
 }
 

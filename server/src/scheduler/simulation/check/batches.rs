@@ -3,10 +3,9 @@
 use crate::batch::Batch;
 use crate::clock::Timestamp;
 use crate::scheduler::batcher::Room;
-use crate::scheduler::queue::MAX_PASSED_OVER;
 
 use super::super::report::Request;
-use super::{Book, Findings, Order};
+use super::{Book, Findings, MAX_PASSED_OVER, Order};
 
 /// The rows and cost of a batch so far.
 #[derive(Clone, Copy)]
@@ -26,6 +25,8 @@ impl Book {
             findings.add(format_args!("batch {} follows {}, formed at {:?}", origin.id, self.last_batch, origin.formed_at));
         }
         self.last_batch = origin.id;
+        // Another idle instance waits anew.
+        self.idle_since = None;
         // What is checked against is what waited just before: then the members leave the books.
         let members: Vec<u32> = batch.members().iter().map(|member| member.item).collect();
         let load = self.content(batch, requests, findings);
@@ -156,7 +157,8 @@ impl Book {
     /// sizes cut it shorter, it ends where the next one does not fit.
     fn in_order(&self, members: &[u32], load: Load, requests: &[Request], findings: &mut Findings<'_>) {
         let now = findings.now;
-        let mut expected: Vec<_> = self.live(requests, now).map(|(number, request)| self.service(*number, request, now)).collect();
+        let mut expected: Vec<_> =
+            self.live(requests, now).map(|(number, request)| self.service(*number, request, now)).collect();
         expected.sort_unstable();
         let mut expected = expected.into_iter().map(|(_, (_, _, number))| number);
         for number in members {

@@ -9,7 +9,6 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::config::{BatcherKind, DynamicBatching, WindowPolicy};
 use crate::scheduler::batcher::Room;
-use crate::scheduler::queue::PATIENCE;
 
 use super::observer::{Event, Observer};
 use super::report::{Outcome, Report, Request};
@@ -20,6 +19,12 @@ const MAX_VIOLATIONS: usize = 20;
 
 /// How often Triton looks for requests whose time is over while no instance is free.
 const COMPAT_POLL: Duration = Duration::from_millis(500);
+
+/// Among requests without nearer deadlines, who came this much earlier goes first.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Batches in a row that may pass over a level in which somebody waits.
+const MAX_PASSED_OVER: usize = 31;
 
 /// The place of a request in its level: who is delayed comes last, else the most urgent comes first, and of
 /// those that are equally urgent the one that came first.
@@ -172,7 +177,8 @@ impl Book {
         if let Some(deadline) = deadline.filter(|deadline| wakes > due.max(*deadline)) {
             findings.add(format_args!("a request's time is over at {} ns, but the wake-up is {wakeup:?}", deadline.as_nanos()));
         }
-        let head = self.live(requests, now).map(|(number, request)| (self.service(*number, request, now), request.arrived_at)).min();
+        let head =
+            self.live(requests, now).map(|(number, request)| (self.service(*number, request, now), request.arrived_at)).min();
         let (Room::Idle, Some((_, arrived_at))) = (room, head) else {
             self.idle_since = None;
             return;

@@ -11,7 +11,11 @@ impl Book {
         match outcome {
             Outcome::Full | Outcome::Unreachable => {
                 self.arrives(number, findings);
-                if outcome == Outcome::Full { self.full(request, findings) } else { self.unreachable(request, requests, findings) }
+                if outcome == Outcome::Full {
+                    self.full(request, findings)
+                } else {
+                    self.unreachable(request, requests, findings)
+                }
             }
             Outcome::Expired | Outcome::Lapsed | Outcome::Left => {
                 let was_queued = self.forget(number, request);
@@ -35,9 +39,13 @@ impl Book {
     }
 
     fn forget_ready(&mut self, number: u32) -> bool {
-        for (_, members) in &mut self.ready {
+        for batch in 0..self.ready.len() {
+            let members = &mut self.ready[batch].1;
             if let Some(index) = members.iter().position(|member| *member == number) {
                 members.remove(index);
+                if members.is_empty() {
+                    self.ready.remove(batch);
+                }
                 return true;
             }
         }
