@@ -41,7 +41,7 @@ const ONLY_USERS: [(&str, &[&str]); 4] =
     [("tonic", &["grpc/", "cli/"]), ("axum", &["http/"]), ("models::", &["instance/candle"]), ("clap", &["cli/"])];
 
 /// Files without threads, clocks, files, sockets, tokio, candle and tonic.
-const PURE: [&str; 15] = [
+const PURE: &[&str] = &[
     "error.rs",
     "tensor.rs",
     "request.rs",
@@ -52,6 +52,7 @@ const PURE: [&str; 15] = [
     "scheduler/validate",
     "scheduler/queue.rs",
     "scheduler/batcher",
+    "scheduler/simulation",
     "scheduler/ensemble/run",
     "observe/metrics.rs",
     "instance/device/schedule.rs",
