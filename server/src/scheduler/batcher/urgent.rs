@@ -253,7 +253,7 @@ impl<T> UrgentFirst<T> {
                 continue;
             }
             let trigger = filling.trigger;
-            let mut batch = Batch::default();
+            let mut batch = Batch::with_capacity(filling.entries);
             let mut cost = 0u64;
             self.buckets.commit(gathered, |slot| {
                 cost = cost.saturating_add(slot.cost);
