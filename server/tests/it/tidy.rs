@@ -41,7 +41,7 @@ const ONLY_USERS: [(&str, &[&str]); 4] =
     [("tonic", &["grpc/", "cli/"]), ("axum", &["http/"]), ("models::", &["instance/candle"]), ("clap", &["cli/"])];
 
 /// Files without threads, clocks, files, sockets, tokio, candle and tonic.
-const PURE: [&str; 13] = [
+const PURE: [&str; 19] = [
     "error.rs",
     "tensor.rs",
     "request.rs",
@@ -53,7 +53,13 @@ const PURE: [&str; 13] = [
     "scheduler/queue.rs",
     "scheduler/batcher",
     "scheduler/ensemble/run",
-    "observe/metrics.rs",
+    "observe/metrics",
+    "observe/counts.rs",
+    "observe/distributions.rs",
+    "observe/histogram.rs",
+    "observe/options.rs",
+    "observe/saturation.rs",
+    "observe/summary.rs",
     "observe/busy.rs",
 ];
 
