@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::clock;
 use crate::error::{ControlError, InferError};
+use crate::instance::device::{DeviceOptions, DeviceUsage, Devices};
 use crate::observe::host::HostReading;
 use crate::observe::metrics::{self, Page};
 use crate::observe::options::MetricsOptions;
@@ -74,6 +75,8 @@ pub struct RepositoryOptions {
     pub auto_complete: bool,
     /// What is recorded for the metrics page, and shown there.
     pub metrics: MetricsOptions,
+    /// How models share devices.
+    pub devices: DeviceOptions,
 }
 
 impl RepositoryOptions {
@@ -89,6 +92,7 @@ impl RepositoryOptions {
             config_name: None,
             auto_complete: true,
             metrics: MetricsOptions::default(),
+            devices: DeviceOptions::default(),
         }
     }
 }
@@ -137,6 +141,8 @@ pub struct Repository {
     records: Mutex<Records>,
     gates: Gates,
     permits: Arc<Semaphore>,
+    /// What the instances of all models share.
+    devices: Arc<Devices>,
     /// Gives each version that is opened, and each override, a number of its own.
     numbers: AtomicU64,
     /// Versions that are open, serving or not.
@@ -153,6 +159,7 @@ impl Repository {
     pub fn new(options: RepositoryOptions) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             permits: Arc::new(Semaphore::new(options.load_threads.get())),
+            devices: Arc::new(Devices::new(options.devices.clone())),
             reading: Reading {
                 roots: scan::distinct(&options.roots),
                 config_name: options.config_name.clone(),
@@ -192,6 +199,11 @@ impl Repository {
     /// Whether this version is ready and has an instance that works. A model that is not known is not ready.
     pub fn model_ready(&self, model: &str, version: VersionChoice) -> bool {
         self.table.load().is_working(model, version)
+    }
+
+    /// How much each device that models share has been used.
+    pub fn device_usage(&self) -> Vec<DeviceUsage> {
+        self.devices.usage()
     }
 
     /// Whether [`Repository::load_startup`] has ended, well or not.

@@ -41,7 +41,7 @@ const ONLY_USERS: [(&str, &[&str]); 4] =
     [("tonic", &["grpc/", "cli/"]), ("axum", &["http/"]), ("models::", &["instance/candle"]), ("clap", &["cli/"])];
 
 /// Files without threads, clocks, files, sockets, tokio, candle and tonic.
-const PURE: [&str; 19] = [
+const PURE: &[&str] = &[
     "error.rs",
     "tensor.rs",
     "request.rs",
@@ -50,8 +50,9 @@ const PURE: [&str; 19] = [
     "classification.rs",
     "config/",
     "scheduler/validate",
-    "scheduler/queue.rs",
+    "scheduler/queue",
     "scheduler/batcher",
+    "scheduler/simulation",
     "scheduler/ensemble/run",
     "observe/metrics",
     "observe/counts.rs",
@@ -60,6 +61,8 @@ const PURE: [&str; 19] = [
     "observe/options.rs",
     "observe/saturation.rs",
     "observe/summary.rs",
+    "instance/device/schedule.rs",
+    "instance/device/resources.rs",
     "observe/busy.rs",
 ];
 
