@@ -46,6 +46,7 @@ const PURE: [&str; 11] = [
     "scheduler/validate",
     "scheduler/queue.rs",
     "scheduler/batcher",
+    "scheduler/driver.rs",
     "scheduler/ensemble/run",
     "observe/metrics.rs",
 ];
