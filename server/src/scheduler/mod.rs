@@ -17,6 +17,7 @@ pub mod direct;
 pub mod dynamic;
 pub mod ensemble;
 pub mod queue;
+pub mod simulation;
 pub mod validate;
 
 mod driver;
