@@ -39,7 +39,7 @@ fn without_delay_the_first_runs_alone_and_the_rest_behind_it() {
             0: nothing
             0: wakeup None
             0: nothing
-            0: b[0..1] c0[1..2] c1[2..3] d0[3..4] (preferred)
+            0: b[0..1] c0[1..2] c1[2..3] d0[3..4] (full)
             0: nothing
             0: depth [0]
             0: d1[0..1] e[1..2] (idle)
@@ -162,7 +162,7 @@ fn priorities_are_strict_and_interrupt_the_walk() {
          poll idle",
         expect![[r#"
             0: nothing
-            0: high[0..1] higher[1..2] (preferred)
+            0: high[0..1] higher[1..2] (full)
             5: low[0..1] (window)
         "#]],
     );
@@ -209,7 +209,7 @@ fn timeouts_are_met_at_the_cursor_or_every_half_second() {
             100: wakeup Some(500.0)
             500: lapsed [("a", Expired), ("c", Expired)]
             500: nothing
-            500: b[0..1] (preferred)
+            500: b[0..1] (full)
             510: lapsed []
             510: nothing
             510: wakeup Some(510.0)
@@ -230,9 +230,9 @@ fn under_delay_late_requests_run_last_in_their_level() {
          poll idle x2
          wakeup idle",
         expect![[r#"
-            10: b[0..1] (preferred)
-            10: c[0..1] (preferred)
-            10: a[0..1] (preferred)
+            10: b[0..1] (full)
+            10: c[0..1] (full)
+            10: a[0..1] (full)
             10: wakeup None
         "#]],
     );
@@ -257,12 +257,12 @@ fn bounds_count_what_has_not_been_sent() {
          poll idle",
         expect![[r#"
             0: nothing
-            0: a[0..1] b[1..2] (preferred)
+            0: a[0..1] b[1..2] (full)
             0: d3 refused: Full { retry_after: None }
             0: depth [4]
             0: e refused: Full { retry_after: None }
             0: f refused: Full { retry_after: None }
-            0: c[0..1] d1[1..2] (preferred) gone ["d0"]
+            0: c[0..1] d1[1..2] (full) gone ["d0"]
             0: gone []
             0: d2[0..1] (idle)
         "#]],
@@ -280,8 +280,8 @@ fn no_deadline_refuses_on_arrival() {
          push b finish_by=11
          poll idle",
         expect![[r#"
-            0: a[0..1] (preferred)
-            10: b[0..1] (preferred)
+            0: a[0..1] (full)
+            10: b[0..1] (full)
         "#]],
     );
 }

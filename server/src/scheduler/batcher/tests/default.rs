@@ -471,27 +471,63 @@ fn a_full_queue_says_when_there_will_be_room() {
     );
 }
 
+/// Batches of one row take 11 ms here, each further row one more.
+fn learned(script: &str) -> String {
+    format!("{}{script}", "learn rows=1 took=11\nlearn rows=2 took=12\n".repeat(30))
+}
+
 #[test]
 fn a_batch_ends_where_it_would_miss_a_deadline() {
     check(
         with_entries(policy(8), 20),
-        "push a
-         poll idle
-         advance 11
-         finish 1 took=11
-         push b x8
-         poll idle
-         advance 18
-         finish 2 took=18
-         push c finish_by=47
-         push d x8
-         poll idle
-         poll idle",
+        &learned(
+            "push c finish_by=15
+             push d x9
+             poll idle
+             poll idle
+             push f finish_by=10
+             poll idle
+             expire",
+        ),
         expect![[r#"
-            0: a[0..1] (idle)
-            11: b0[0..1] b1[1..2] b2[2..3] b3[3..4] b4[4..5] b5[5..6] b6[6..7] b7[7..8] (full)
-            29: c[0..1] d0[1..2] d1[2..3] d2[3..4] d3[4..5] d4[5..6] d5[6..7] d6[7..8] (full)
-            29: d7[0..1] (idle)
+            0: c[0..1] d0[1..2] d1[2..3] d2[3..4] (deadline)
+            0: d3[0..1] d4[1..2] d5[2..3] d6[3..4] d7[4..5] d8[5..6] (idle)
+            0: f refused: Unreachable { retry_after: None }
+            0: nothing
+            0: lapsed []
+        "#]],
+    );
+}
+
+#[test]
+fn a_batch_behind_another_leaves_out_who_would_surely_be_late() {
+    check(
+        with_entries(policy(2), 20),
+        &learned(
+            "push a x2
+             push b start_by=40
+             poll idle
+             push c finish_by=25
+             advance 5
+             push d finish_by=23
+             push e finish_by=30
+             finish 61
+             push f x2 finish_by=40
+             poll idle
+             advance 12
+             push g finish_by=40
+             push h finish_by=39
+             poll behind
+             expire
+             wakeup behind",
+        ),
+        expect![[r#"
+            0: b[0..1] a0[1..2] (full)
+            5: e refused: Unreachable { retry_after: Some(4.904622ms) }
+            5: d[0..1] c[1..2] (full)
+            17: h[0..1] f0[1..2] (full)
+            17: lapsed []
+            17: wakeup Some(29.096449)
         "#]],
     );
 }

@@ -71,6 +71,7 @@ fn at(millis: u64) -> Timestamp {
 /// - `push NAME [xN] [rows=N] [cost=N] [level=N] [key=N] [start_by=MS] [finish_by=MS] [delayed_from=MS]`
 /// - `leave NAME`: its client goes; `sweep`: those who have gone are taken out
 /// - `advance MS`, `expire`, `poll idle|behind|none [xN]`, `wants`, `wakeup idle|behind|none`, `depth`
+/// - `learn rows=N took=MS xN`: a batch of one request is formed and has ended
 /// - `finish ID [took=MS]`: a batch ends; without a time it did not run
 fn check(policy: DynamicBatching, script: &str, expected: Expect) {
     check_on(DynamicBatcher::new(policy, 1), script, &expected);
@@ -114,6 +115,17 @@ impl ScriptRun {
                 for time in 0..times {
                     let name = if times == 1 { words[1].to_owned() } else { format!("{}{time}", words[1]) };
                     self.push(value("level=").unwrap_or(0), waiting(name, now, value));
+                }
+            }
+            "learn" => {
+                for _ in 0..times {
+                    let entry = waiting("learned".to_owned(), now, value);
+                    self.batcher.push(now, 0, entry, |_| false, &mut Vec::new()).unwrap();
+                    let batch = self.batcher.poll(now, Room::Idle, |_| false, &mut Vec::new()).unwrap();
+                    self.costs.push((batch.rows(), batch.origin.cost));
+                    let took = Duration::from_millis(value("took=").unwrap());
+                    let ran = Ran { rows: batch.rows(), cost: batch.origin.cost, took };
+                    self.batcher.finish(now, batch.origin.id, Some(ran));
                 }
             }
             "leave" => drop(self.left.insert(words[1].to_owned())),
