@@ -11,6 +11,7 @@ use crate::config::{BatcherKind, DynamicBatching};
 use super::queue::{Lapse, Refusal, Waiting};
 
 mod compat;
+mod filling;
 pub mod fit;
 mod forecast;
 mod urgent;

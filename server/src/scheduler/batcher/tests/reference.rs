@@ -91,12 +91,28 @@ impl Naive {
         let rows: u64 = ahead.clone().map(|own| own.entry.rows.max(1) as u64).sum();
         let cost: u64 = ahead.map(|own| own.entry.cost).sum::<u64>() + entry.cost;
         let keys: HashSet<&BatchKey> = self.list.iter().map(|own| &own.entry.key).filter(|key| **key != entry.key).collect();
-        let by_rows = (rows + entry.rows.max(1) as u64).div_ceil(self.policy.max_rows.get() as u64);
+        let rows = rows + entry.rows.max(1) as u64;
+        let by_rows = rows.div_ceil(self.policy.max_rows.get() as u64);
         let by_cost = self.policy.max_cost.map_or(1, |max| cost.div_ceil(max.get()));
-        let batches = (by_rows.max(by_cost) - 1).max((keys.len() as u64).min(rows));
-        let own_cost = entry.cost.max(cost / (batches + 1));
-        let needed = self.forecast.until_done(now, Ahead { batches, cost: cost - own_cost, own_cost }).unwrap();
-        needed.saturating_sub(self.forecast.fit.spread()) <= finish_by.since(now)
+        let full_batches = by_rows.max(by_cost) - 1;
+        let batches = full_batches.max((keys.len() as u64).min(rows - entry.rows.max(1) as u64));
+        let (own_cost, before) = if full_batches > 0 {
+            let own_cost = self.full_cost(rows, cost).max(entry.cost);
+            (own_cost, (own_cost * batches).min(cost - entry.cost))
+        } else {
+            let own_cost = entry.cost.max(cost / (batches + 1));
+            (own_cost, cost - own_cost)
+        };
+        let needed = self.forecast.until_done(now, Ahead { batches, cost: before, own_cost }).unwrap();
+        let spread = self.forecast.fit.spread();
+        let is_strict = full_batches > 0 && self.forecast.fit.seen() >= 16;
+        let needed = if is_strict { needed + spread } else { needed.saturating_sub(spread) };
+        needed <= finish_by.since(now)
+    }
+
+    fn full_cost(&self, rows: u64, cost: u64) -> u64 {
+        let by_rows = (cost * self.policy.max_rows.get() as u64 / rows).min(cost);
+        self.policy.max_cost.map_or(by_rows, |max| by_rows.min(max.get()))
     }
 
     /// Adds an entry that the batcher took, or says that it should not have.
@@ -214,67 +230,113 @@ impl Naive {
     fn fill(&mut self, now: Timestamp, start: Timestamp, left: &HashSet<usize>, gone: &mut Vec<usize>) -> Option<Vec<usize>> {
         let lead = self.lead().unwrap();
         let (key, first) = (lead.entry.key.clone(), lead.rank());
-        let sure = start.minus(self.forecast.fit.spread()).max(now);
+        let bucket = || self.list.iter().filter(|own| own.entry.key == key);
+        let rows: u64 = bucket().map(|own| own.entry.rows.max(1) as u64).sum();
+        let was_full = self.is_full(rows as usize, bucket().map(|own| own.entry.cost).sum());
         let other = self.list.iter().filter(|own| own.entry.key != key).map(Listed::place).min();
         let limit = other.filter(|_| self.policy.preserve_ordering);
-        let mut line: Vec<(bool, usize, (Timestamp, u64), usize)> = self
-            .list
-            .iter()
-            .filter(|own| own.entry.key == key)
-            .map(|own| (own.rank() != first, own.rank(), own.place(), own.entry.item))
-            .collect();
-        line.sort_unstable();
         let heads: Vec<Option<usize>> = (0..self.passed_over.len())
             .map(|rank| self.list.iter().filter(|own| own.rank() == rank).min_by_key(|own| own.place()).map(|own| own.entry.item))
             .collect();
-        let (mut members, mut rows, mut cost, mut earliest) = (Vec::new(), 0, 0, None::<Timestamp>);
-        let (mut dropped, mut stopped) = (false, false);
-        for (_, _, place, item) in line {
-            let index = self.list.iter().position(|own| own.entry.item == item).unwrap();
-            let entry = self.list[index].entry.clone();
-            if limit.is_some_and(|limit| place > limit) {
-                stopped = true;
-                break;
+        let mut line: Vec<(bool, usize, (Timestamp, u64), usize)> =
+            bucket().map(|own| (own.rank() != first, own.rank(), own.place(), own.entry.item)).collect();
+        line.sort_unstable();
+        let beyond = line.iter().position(|(_, _, place, _)| limit.is_some_and(|limit| *place > limit));
+        let line: Vec<usize> = line.iter().map(|(.., item)| *item).take(beyond.unwrap_or(usize::MAX)).collect();
+        let (batch, dropped) = self.fill_by(None, &line, now, start, left);
+        for (item, lapse) in &dropped {
+            self.list.retain(|own| own.entry.item != *item);
+            match lapse {
+                Some(lapse) => self.lapsed.push((*item, *lapse)),
+                None => gone.push(*item),
             }
-            let lapse = self.lapse(&entry, now).or(self.lapse(&entry, sure).map(|_| Lapse::Unreachable));
-            if left.contains(&item) || lapse.is_some() {
-                self.list.remove(index);
-                dropped = true;
-                match lapse.filter(|_| !left.contains(&item)) {
-                    Some(lapse) => self.lapsed.push((item, lapse)),
-                    None => gone.push(item),
-                }
-                continue;
-            }
-            let (new_rows, new_cost) = (rows + entry.rows.max(1), cost + entry.cost);
-            let own = entry.finish_by.filter(|finish_by| start.plus(self.forecast.likely(entry.cost)) <= *finish_by);
-            let new_earliest = [earliest, own].into_iter().flatten().min();
-            let too_many = new_rows > self.policy.max_rows.get() || self.policy.max_cost.is_some_and(|max| new_cost > max.get());
-            let too_late = new_earliest.is_some_and(|by| start.plus(self.forecast.likely(new_cost)) > by);
-            if !members.is_empty() && (too_many || too_late) {
-                stopped = true;
-                break;
-            }
-            (rows, cost, earliest) = (new_rows, new_cost, new_earliest);
-            members.push(item);
         }
-        let full = rows >= self.policy.max_rows.get() || self.policy.max_cost.is_some_and(|max| cost >= max.get());
-        if dropped && (members.is_empty() || !(full || stopped)) {
+        let is_stopped = batch.is_stopped || beyond.is_some();
+        if batch.members.is_empty() || !dropped.is_empty() && !self.is_full(batch.rows, batch.cost) && !is_stopped {
             return None;
         }
-        self.depart(now, &members, cost, &heads);
-        Some(members)
+        let mut chosen = batch;
+        if chosen.is_cut && was_full {
+            // What is left of the bucket by now says what a full batch costs.
+            let bucket = || self.list.iter().filter(|own| own.entry.key == key);
+            let rows = bucket().map(|own| own.entry.rows.max(1) as u64).sum();
+            let cost = self.full_cost(rows, bucket().map(|own| own.entry.cost).sum());
+            let (full, late) = self.fill_by(Some(cost), &line, now, start, left);
+            let rate = |filled: &Filled| filled.timed as f64 / self.forecast.fit.predict(filled.cost).unwrap().as_secs_f64();
+            if full.timed > 0 && rate(&chosen) < 0.9 * rate(&full) {
+                for (item, lapse) in late {
+                    assert!(lapse.is_none() && !left.contains(&item), "those have fallen out before");
+                }
+                chosen = full;
+            }
+        }
+        self.lapsed.extend(chosen.skipped.iter().map(|item| (*item, Lapse::Unreachable)));
+        let leaving: Vec<usize> = chosen.members.iter().chain(&chosen.skipped).copied().collect();
+        self.depart(now, &leaving, chosen.members.len(), chosen.cost, &heads);
+        Some(chosen.members)
     }
 
-    fn depart(&mut self, now: Timestamp, members: &[usize], cost: u64, heads: &[Option<usize>]) {
-        self.list.retain(|own| !members.contains(&own.entry.item));
+    fn is_full(&self, rows: usize, cost: u64) -> bool {
+        rows >= self.policy.max_rows.get() || self.policy.max_cost.is_some_and(|max| cost >= max.get())
+    }
+
+    /// Fills a batch from the line, and says who falls out. With a cost, those are skipped who would be late in a batch
+    /// that large.
+    fn fill_by(
+        &self,
+        full: Option<u64>,
+        line: &[usize],
+        now: Timestamp,
+        start: Timestamp,
+        left: &HashSet<usize>,
+    ) -> (Filled, Vec<(usize, Option<Lapse>)>) {
+        let sure = start.minus(self.forecast.fit.spread()).max(now);
+        let ends = |cost: u64| start.plus(self.forecast.likely(cost));
+        let mut filled = Filled::default();
+        let mut dropped = Vec::new();
+        let mut earliest = None::<Timestamp>;
+        for item in line {
+            let Some(own) = self.list.iter().find(|own| own.entry.item == *item) else { continue };
+            let entry = &own.entry;
+            let lapse = self.lapse(entry, now).or(self.lapse(entry, sure).map(|_| Lapse::Unreachable));
+            if left.contains(item) || lapse.is_some() {
+                dropped.push((*item, lapse.filter(|_| !left.contains(item))));
+                continue;
+            }
+            if full.is_some_and(|full| entry.finish_by.is_some_and(|finish_by| ends(full) > finish_by)) {
+                if filled.skipped.len() == 4 * self.policy.max_rows.get() {
+                    filled.is_stopped = true;
+                    break;
+                }
+                filled.skipped.push(*item);
+                continue;
+            }
+            let (rows, cost) = (filled.rows + entry.rows.max(1), filled.cost + entry.cost);
+            let own = entry.finish_by.filter(|finish_by| ends(entry.cost) <= *finish_by);
+            let by = [earliest, own].into_iter().flatten().min();
+            let too_many = rows > self.policy.max_rows.get() || self.policy.max_cost.is_some_and(|max| cost > max.get());
+            let too_late = by.is_some_and(|by| ends(cost) > by);
+            if !filled.members.is_empty() && (too_many || too_late) {
+                filled.is_stopped = true;
+                filled.is_cut = !too_many;
+                break;
+            }
+            (filled.rows, filled.cost, earliest) = (rows, cost, by);
+            filled.timed += usize::from(own.is_some());
+            filled.members.push(*item);
+        }
+        (filled, dropped)
+    }
+
+    fn depart(&mut self, now: Timestamp, leaving: &[usize], members: usize, cost: u64, heads: &[Option<usize>]) {
+        self.list.retain(|own| !leaving.contains(&own.entry.item));
         for (rank, head) in heads.iter().enumerate() {
-            let is_served = head.is_some_and(|head| members.contains(&head));
+            let is_served = head.is_some_and(|head| leaving.contains(&head));
             self.passed_over[rank] = if is_served { 0 } else { self.passed_over[rank] + 1 };
         }
         self.waiting_since = now;
         self.last_id += 1;
-        self.forecast.depart(now, self.last_id, members.len(), cost);
+        self.forecast.depart(now, self.last_id, members, cost);
     }
 
     fn next_wakeup(&mut self, now: Timestamp, room: Room) -> Option<Timestamp> {
@@ -285,6 +347,18 @@ impl Naive {
         let start = start.map(|start| start.map_or_else(|until| until, |_| now));
         self.list.iter().filter_map(|own| own.timer).chain(start).min()
     }
+}
+
+/// A batch of the list.
+#[derive(Default)]
+struct Filled {
+    members: Vec<usize>,
+    skipped: Vec<usize>,
+    rows: usize,
+    cost: u64,
+    timed: usize,
+    is_stopped: bool,
+    is_cut: bool,
 }
 
 /// The batcher and the list, side by side.
