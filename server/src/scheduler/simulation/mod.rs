@@ -13,6 +13,7 @@ use crate::clock::Timestamp;
 
 pub mod check;
 pub mod device;
+pub mod goodput;
 mod model;
 pub mod observer;
 pub mod random;

@@ -23,7 +23,7 @@ const COMPAT_POLL: Duration = Duration::from_millis(500);
 /// Among requests without nearer deadlines, who came this much earlier goes first.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Batches in a row that may pass over a level in which somebody waits.
+/// Batches in a row that may pass over a rank in which somebody waits.
 const MAX_PASSED_OVER: usize = 31;
 
 /// The place of a request in its level: who is delayed comes last, else the most urgent comes first, and of
@@ -47,7 +47,7 @@ struct Book {
     arrived: usize,
     /// Requests that wait, by level (0 the highest), in order of arrival.
     waiting: Vec<Vec<u32>>,
-    /// Batches in a row that passed over a level in which somebody waited.
+    /// Batches in a row that passed over a rank in which somebody waited.
     passed_over: Vec<usize>,
     /// Batches that were formed and have not started: the batch's number, and who is in it.
     ready: Vec<(u64, Vec<u32>)>,
@@ -85,7 +85,7 @@ impl Checker {
             curve: model.curve,
             arrived: 0,
             waiting: vec![Vec::new(); model.policy.policies.len()],
-            passed_over: vec![0; model.policy.policies.len()],
+            passed_over: vec![0; 2 * model.policy.policies.len()],
             ready: Vec::new(),
             running: Vec::new(),
             last_batch: 0,
@@ -223,11 +223,16 @@ impl Book {
 
     /// Where in its level a request stands.
     fn order(&self, number: u32, request: &Request, now: Timestamp) -> Order {
-        let delayed = request.delayed_from.is_some_and(|from| now >= from);
+        let delayed = is_delayed(request, now);
         if self.is_compat() || self.policy.preserve_ordering || delayed {
             return (delayed, request.arrived_at, number);
         }
         let patience = request.arrived_at.plus(PATIENCE);
         (false, request.start_by.into_iter().chain(request.finish_by).fold(patience, Timestamp::min), number)
     }
+}
+
+/// Whether a request has gone back behind all of its level that are in time.
+fn is_delayed(request: &Request, now: Timestamp) -> bool {
+    request.delayed_from.is_some_and(|from| now >= from)
 }
