@@ -9,7 +9,7 @@ use crate::config::{BatcherKind, DynamicBatching, WindowPolicy};
 use super::device::CostCurve;
 use super::report::{Outcome, percentile};
 use super::traffic::{Arrivals, Mix, Traffic};
-use super::{Scenario, SimulatedModel, run};
+use super::{Scenario, SimulatedModel, SimulatedShare, run};
 
 /// How requests arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +92,8 @@ impl Case {
         let policy = DynamicBatching { batcher: self.batcher, window, ..DynamicBatching::plain(max_rows, max_entries) };
         let mix = Mix { deadline: Some((1.0, PATIENCE..=PATIENCE)), ..Mix::default() };
         let traffic = Traffic::uniform(arrivals, usize::MAX, self.duration).of(mix);
-        Scenario { seed: self.seed, models: vec![SimulatedModel { policy, instances: 1, curve: CURVE, traffic }] }
+        let model = SimulatedModel { policy, instances: 1, curve: CURVE, traffic, share: SimulatedShare::default() };
+        Scenario { seed: self.seed, models: vec![model], shared_slots: None }
     }
 
     /// Runs it.

@@ -8,7 +8,7 @@ use crate::config::{BatcherKind, DynamicBatching, QueuePolicy, TimeoutAction, Wi
 use super::device::CostCurve;
 use super::random::Random;
 use super::traffic::{Arrivals, Mix, Traffic};
-use super::{Scenario, SimulatedModel};
+use super::{Scenario, SimulatedModel, SimulatedShare};
 
 const fn us(micros: u64) -> Duration {
     Duration::from_micros(micros)
@@ -35,7 +35,8 @@ pub fn random(seed: u64) -> Scenario {
         duration: Duration::from_secs(60),
         tick: random.choose(us(100), &[us(10), Duration::from_nanos(1)]),
     };
-    Scenario { seed, models: vec![SimulatedModel { policy, instances, curve, traffic }] }
+    let model = SimulatedModel { policy, instances, curve, traffic, share: SimulatedShare::default() };
+    Scenario { seed, models: vec![model], shared_slots: None }
 }
 
 fn curve(random: &mut Random) -> CostCurve {
