@@ -2,10 +2,10 @@
 
 use crate::batch::Batch;
 use crate::clock::Timestamp;
-use crate::scheduler::batcher::Room;
+use crate::scheduler::batcher::{PASS_OVER, Room};
 
 use super::super::report::Request;
-use super::{Book, Findings, MAX_PASSED_OVER, Order, is_delayed};
+use super::{Book, Findings, Order, is_delayed};
 
 /// One rank's part in a batch: its most urgent request, the last one that is a member, and the first of the batch's
 /// shape that stayed behind.
@@ -126,7 +126,7 @@ impl Book {
     /// Who leads: the most urgent of the highest rank, or of one that was passed over too often.
     fn check_lead(&mut self, lead: usize, members: &[u32], ranks: &[Rank], findings: &mut Findings<'_>) {
         let is_served = |rank: &Rank| rank.head.is_some_and(|head| members.contains(&head.2));
-        let overdue = self.passed_over[lead] >= MAX_PASSED_OVER && is_served(&ranks[lead]);
+        let overdue = self.passed_over[lead] >= PASS_OVER && is_served(&ranks[lead]);
         let highest = ranks.iter().find(|rank| rank.head.is_some()).copied().unwrap_or_default();
         if !is_served(&highest) && !overdue {
             findings.add(format_args!("the most urgent request is {:?}, but it is not in the batch", highest.head));
@@ -135,7 +135,7 @@ impl Book {
             let waits = rank.head.is_some() && !is_served(rank);
             self.passed_over[index] = if waits { self.passed_over[index] + 1 } else { 0 };
             // Several that are overdue go one after the other.
-            if self.passed_over[index] > MAX_PASSED_OVER + ranks.len() {
+            if self.passed_over[index] > PASS_OVER + ranks.len() as u64 {
                 findings.add(format_args!("rank {index} was passed over {} times in a row", self.passed_over[index]));
             }
         }

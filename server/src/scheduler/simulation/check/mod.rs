@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::config::{BatcherKind, DynamicBatching, WindowPolicy};
-use crate::scheduler::batcher::Room;
+use crate::scheduler::batcher::{CHECK_EVERY, PATIENCE, Room};
 
 use super::observer::{Event, Observer};
 use super::report::{Outcome, Report, Request};
@@ -16,15 +16,6 @@ use super::{CostCurve, Scenario};
 
 /// Violations that are kept; more say nothing new.
 const MAX_VIOLATIONS: usize = 20;
-
-/// How often Triton looks for requests whose time is over while no instance is free.
-const COMPAT_POLL: Duration = Duration::from_millis(500);
-
-/// Among requests without nearer deadlines, who came this much earlier goes first.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Batches in a row that may pass over a rank in which somebody waits.
-const MAX_PASSED_OVER: usize = 31;
 
 /// The place of a request in its level: who is delayed comes last, else the most urgent comes first, and of
 /// those that are equally urgent the one that came first.
@@ -48,7 +39,7 @@ struct Book {
     /// Requests that wait, by level (0 the highest), in order of arrival.
     waiting: Vec<Vec<u32>>,
     /// Batches in a row that passed over a rank in which somebody waited.
-    passed_over: Vec<usize>,
+    passed_over: Vec<u64>,
     /// Batches that were formed and have not started: the batch's number, and who is in it.
     ready: Vec<(u64, Vec<u32>)>,
     /// Batches that run.
@@ -173,7 +164,7 @@ impl Book {
         let deadline = self.live(requests, now).filter_map(|(_, request)| request.start_by).min();
         let wakes = wakeup.unwrap_or(Timestamp::from_nanos(u64::MAX));
         // Triton looks at deadlines when it comes by, and every half a second while no instance is free.
-        let due = if self.is_compat() { now.plus(COMPAT_POLL) } else { now };
+        let due = if self.is_compat() { now.plus(CHECK_EVERY) } else { now };
         if let Some(deadline) = deadline.filter(|deadline| wakes > due.max(*deadline)) {
             findings.add(format_args!("a request's time is over at {} ns, but the wake-up is {wakeup:?}", deadline.as_nanos()));
         }
