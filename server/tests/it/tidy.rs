@@ -52,6 +52,7 @@ const PURE: &[&str] = &[
     "scheduler/validate",
     "scheduler/queue",
     "scheduler/batcher",
+    "scheduler/driver.rs",
     "scheduler/simulation",
     "scheduler/ensemble/run",
     "observe/metrics.rs",

@@ -190,6 +190,7 @@ impl Server {
         let running = front_end.lifecycle.under_way();
         tracing::info!(requests = running, timeout_seconds = exit_timeout.as_secs_f64(), "stopping: finishing what runs");
         front_end.lifecycle.stop();
+        front_end.repository.release();
         let finished = async {
             // Requests that were taken still need their models, so gRPC ends first.
             if let Some(grpc) = grpc {
