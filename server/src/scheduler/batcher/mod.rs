@@ -159,13 +159,6 @@ impl<T> DynamicBatcher<T> {
         }
     }
 
-    /// Moves every entry for which `is_gone` holds to `gone`. It looks at all that wait.
-    pub fn sweep(&mut self, is_gone: impl Fn(&T) -> bool, gone: &mut Vec<T>) {
-        for level in &mut self.levels {
-            level.take(|entry| if is_gone(&entry.item) { Pick::Take } else { Pick::Skip }, |entry| gone.push(entry.item));
-        }
-    }
-
     /// Takes out the entries that will not run any more: their time is over, or runs out before they could be done.
     pub fn expire(&mut self, now: Timestamp) -> Vec<(T, Lapse)> {
         match &mut self.policy {

@@ -220,22 +220,28 @@ impl<T> UrgentFirst<T> {
             };
             // Even if the instance is free a little earlier than it seems, they would be late.
             let sure = start.minus(forecast.fit.spread()).max(now);
+            let is_mixed = self.buckets.is_mixed();
             let mut filling = Filling::new(&self.policy, start, forecast, trigger);
-            let mut dropped = false;
+            let (mut dropped, mut led_wrongly) = (false, false);
             let lapsed = &mut self.lapsed;
             let gathered = self.buckets.gather(
                 lead,
                 |slot| {
-                    if is_gone(&slot.item) {
-                        return Judgment::Drop(Out::Gone);
+                    let out = if is_gone(&slot.item) {
+                        Some(Out::Gone)
+                    } else if let Some(lapse) = lapse(now, slot.start_by, slot.finish_by, slot.cost, forecast) {
+                        Some(Out::Lapsed(lapse))
+                    } else {
+                        lapse(sure, slot.start_by, slot.finish_by, slot.cost, forecast).map(|_| Out::Lapsed(Lapse::Unreachable))
+                    };
+                    match out {
+                        Some(out) => {
+                            // Without the one who led, another bucket may be more urgent.
+                            led_wrongly |= is_mixed && filling.entries == 0;
+                            Judgment::Drop(out)
+                        }
+                        None => filling.judge(slot.places(), slot.cost, slot.finish_by),
                     }
-                    if let Some(lapse) = lapse(now, slot.start_by, slot.finish_by, slot.cost, forecast) {
-                        return Judgment::Drop(Out::Lapsed(lapse));
-                    }
-                    if lapse(sure, slot.start_by, slot.finish_by, slot.cost, forecast).is_some() {
-                        return Judgment::Drop(Out::Lapsed(Lapse::Unreachable));
-                    }
-                    filling.judge(slot.places(), slot.cost, slot.finish_by)
                 },
                 |item, out| {
                     dropped = true;
@@ -247,7 +253,7 @@ impl<T> UrgentFirst<T> {
             );
             self.decided = None;
             let is_closed = filling.entries > 0 && (filling.is_full() || gathered.is_stopped);
-            if dropped && !is_closed {
+            if dropped && (led_wrongly || !is_closed) {
                 // It is less than was decided on.
                 self.buckets.put_back(gathered);
                 continue;

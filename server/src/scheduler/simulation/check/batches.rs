@@ -1,6 +1,6 @@
 //! Rules about batches: who may be in one, who must be, and in which order they leave the queue.
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Trigger};
 use crate::clock::Timestamp;
 use crate::scheduler::batcher::{PASS_OVER, Room};
 
@@ -39,17 +39,20 @@ impl Book {
         // What is checked against is what waited just before: then the members leave the books.
         let members: Vec<u32> = batch.members().iter().map(|member| member.item).collect();
         let load = self.content(batch, requests, findings);
-        if self.policy.preserve_ordering || self.is_compat() {
-            self.in_order(&members, load, requests, findings);
+        if self.is_compat() {
+            self.in_prefix(&members, requests, findings);
+        } else if self.policy.preserve_ordering {
+            self.in_order(&members, load, origin.trigger, requests, findings);
         } else {
-            self.by_urgency(&members, load, requests, findings);
+            self.by_urgency(&members, load, origin.trigger, requests, findings);
         }
         for number in &members {
             if !self.forget(*number, &requests[*number as usize]) {
                 findings.add(format_args!("request {number} is in batch {}, but it does not wait", origin.id));
             }
         }
-        if room == Room::Behind && !self.is_compat() && self.could_grow(&members, load, requests, now) {
+        let may_grow = self.is_compat() || origin.trigger == Trigger::Deadline;
+        if room == Room::Behind && !may_grow && self.could_grow(&members, load, requests, now) {
             findings.add(format_args!("batch {} is made ready behind others, but it could still grow", origin.id));
         }
         self.ready.push((origin.id, members));
@@ -68,7 +71,8 @@ impl Book {
             if Some(request.shape) != shape {
                 findings.add(format_args!("request {} shares a batch with another shape", member.item));
             }
-            if request.is_dead(findings.now) {
+            // In Triton's payload nobody is looked at any more; an instance does that again.
+            if request.is_dead(findings.now) && !self.is_compat() {
                 findings.add(format_args!("request {} is dead and in a batch", member.item));
             }
             load = Load { rows: load.rows + request.rows, cost: load.cost + request.cost };
@@ -92,7 +96,7 @@ impl Book {
     /// The default policy: the highest rank leads with its most urgent request, and each rank that the batch draws on
     /// gives its most urgent ones of the shape. A rank is half a level: who is in time, and behind those who is
     /// delayed.
-    fn by_urgency(&mut self, members: &[u32], load: Load, requests: &[Request], findings: &mut Findings<'_>) {
+    fn by_urgency(&mut self, members: &[u32], load: Load, trigger: Trigger, requests: &[Request], findings: &mut Findings<'_>) {
         let now = findings.now;
         let Some(first) = members.first() else { return };
         let shape = requests[*first as usize].shape;
@@ -116,7 +120,7 @@ impl Book {
         }
         let lead = self.rank(&requests[*first as usize], now);
         self.check_lead(lead, members, &ranks, findings);
-        self.check_fill(lead, load, &ranks, requests, findings);
+        self.check_fill(lead, load, trigger, &ranks, requests, findings);
     }
 
     fn rank(&self, request: &Request, now: Timestamp) -> usize {
@@ -128,8 +132,8 @@ impl Book {
         let is_served = |rank: &Rank| rank.head.is_some_and(|head| members.contains(&head.2));
         let overdue = self.passed_over[lead] >= PASS_OVER && is_served(&ranks[lead]);
         let highest = ranks.iter().find(|rank| rank.head.is_some()).copied().unwrap_or_default();
-        if !is_served(&highest) && !overdue {
-            findings.add(format_args!("the most urgent request is {:?}, but it is not in the batch", highest.head));
+        if let Some(head) = highest.head.filter(|_| !is_served(&highest) && !overdue) {
+            findings.add(format_args!("request {} is the most urgent, but not in the batch", head.2));
         }
         for (index, rank) in ranks.iter().enumerate() {
             let waits = rank.head.is_some() && !is_served(rank);
@@ -142,10 +146,20 @@ impl Book {
     }
 
     /// Other ranks only fill what the leading one and those above leave, and nothing is left that fits.
-    fn check_fill(&self, lead: usize, load: Load, ranks: &[Rank], requests: &[Request], findings: &mut Findings<'_>) {
+    fn check_fill(
+        &self,
+        lead: usize,
+        load: Load,
+        trigger: Trigger,
+        ranks: &[Rank],
+        requests: &[Request],
+        findings: &mut Findings<'_>,
+    ) {
         let mut order = std::iter::once(lead).chain((0..ranks.len()).filter(|rank| *rank != lead));
         let Some((at, next)) = order.find_map(|rank| Some((rank, ranks[rank].stayed?))) else { return };
-        if self.fits(load, &requests[next.2 as usize]) {
+        // A batch that grew further would end too late for one of its members.
+        let is_cut = trigger == Trigger::Deadline;
+        if !is_cut && self.fits(load, &requests[next.2 as usize]) {
             findings.add(format_args!("request {} would have fitted into the batch", next.2));
         }
         if let Some(below) = order.find(|rank| ranks[*rank].taken.is_some()) {
@@ -153,26 +167,47 @@ impl Book {
         }
     }
 
-    /// Where nobody overtakes: a batch is the beginning of all that wait, level by level. Unless Triton's preferred
-    /// sizes cut it shorter, it ends where the next one does not fit.
-    fn in_order(&self, members: &[u32], load: Load, requests: &[Request], findings: &mut Findings<'_>) {
+    /// Preserved order: a batch is the beginning of all that wait, and ends where the next one does not fit.
+    fn in_order(&self, members: &[u32], load: Load, trigger: Trigger, requests: &[Request], findings: &mut Findings<'_>) {
         let now = findings.now;
-        let mut expected: Vec<_> =
-            self.live(requests, now).map(|(number, request)| self.service(*number, request, now)).collect();
-        expected.sort_unstable();
-        let mut expected = expected.into_iter().map(|(_, (_, _, number))| number);
+        let all = self.waiting.iter().flatten().map(|number| (number, &requests[*number as usize]));
+        // Who is dead and still in the queue may be in a batch's way, but not in the batch.
+        let mut expected = all.filter(|(number, request)| !request.is_dead(now));
         for number in members {
-            let next = expected.next();
+            let next = expected.next().map(|(next, _)| *next);
             if next != Some(*number) {
-                findings.add(format_args!("request {number} overtakes {next:?}, although nobody may"));
+                findings.add(format_args!("request {number} overtakes {next:?}, although order is preserved"));
             }
         }
         let shape = members.first().map(|number| requests[*number as usize].shape);
-        if let Some(next) = expected.next().filter(|_| !self.is_compat()) {
-            let request = &requests[next as usize];
-            if Some(request.shape) == shape && self.fits(load, request) {
-                findings.add(format_args!("request {next} would have fitted into the batch"));
+        let behind = members.iter().max().and_then(|last| self.waiting.iter().flatten().find(|number| *number > last));
+        if let Some((next, request)) = expected.next()
+            && Some(next) == behind
+            && Some(request.shape) == shape
+            && self.fits(load, request)
+            && trigger != Trigger::Deadline
+        {
+            findings.add(format_args!("request {next} would have fitted into the batch"));
+        }
+    }
+
+    /// Triton: of those in time, nobody is overtaken, neither by a lower level nor within a level.
+    fn in_prefix(&self, members: &[u32], requests: &[Request], findings: &mut Findings<'_>) {
+        let now = findings.now;
+        let in_time = self.live(requests, now).filter(|(_, request)| !is_delayed(request, now));
+        let (mut last, mut stayed) = (None, None);
+        for (number, request) in in_time {
+            let place = (self.level(request), *number);
+            if members.contains(number) {
+                last = last.max(Some(place));
+            } else {
+                stayed = Some(stayed.map_or(place, |first: (usize, u32)| first.min(place)));
             }
+        }
+        if let (Some(last), Some(stayed)) = (last, stayed)
+            && stayed < last
+        {
+            findings.add(format_args!("request {} overtakes {}", last.1, stayed.1));
         }
     }
 
