@@ -16,7 +16,7 @@ use crate::batch::{Batch, Trigger};
 use crate::clock::Timestamp;
 use crate::config::{DynamicBatching, WindowPolicy};
 
-use super::super::queue::{Buckets, Judgment, Lapse, Lead, Refusal, Waiting};
+use super::super::queue::{Buckets, Judgment, Lapse, Lead, Refusal, Slot, Waiting};
 use super::Room;
 use super::forecast::{Ahead, Forecast};
 use super::window::{Decision, Forming, Window};
@@ -227,14 +227,7 @@ impl<T> UrgentFirst<T> {
             let gathered = self.buckets.gather(
                 lead,
                 |slot| {
-                    let out = if is_gone(&slot.item) {
-                        Some(Out::Gone)
-                    } else if let Some(lapse) = lapse(now, slot.start_by, slot.finish_by, slot.cost, forecast) {
-                        Some(Out::Lapsed(lapse))
-                    } else {
-                        lapse(sure, slot.start_by, slot.finish_by, slot.cost, forecast).map(|_| Out::Lapsed(Lapse::Unreachable))
-                    };
-                    match out {
+                    match out(now, sure, slot, &is_gone, forecast) {
                         Some(out) => {
                             // Without the one who led, another bucket may be more urgent.
                             led_wrongly |= is_mixed && filling.entries == 0;
@@ -404,6 +397,15 @@ fn timer(
 ) -> Option<Timestamp> {
     let latest = finish_by.map(|finish_by| forecast.latest_start(finish_by, cost));
     start_by.into_iter().chain(latest).chain(delayed_from).min()
+}
+
+/// Why an entry is no candidate for a batch that is formed now and starts at `sure` at the earliest, if so.
+fn out<T>(now: Timestamp, sure: Timestamp, slot: &Slot<T>, is_gone: &impl Fn(&T) -> bool, forecast: &Forecast) -> Option<Out> {
+    if is_gone(&slot.item) {
+        return Some(Out::Gone);
+    }
+    let at = |start| lapse(start, slot.start_by, slot.finish_by, slot.cost, forecast);
+    at(now).or_else(|| at(sure).map(|_| Lapse::Unreachable)).map(Out::Lapsed)
 }
 
 /// Why an entry must not start at this time, if so.

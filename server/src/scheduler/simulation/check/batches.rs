@@ -172,7 +172,7 @@ impl Book {
         let now = findings.now;
         let all = self.waiting.iter().flatten().map(|number| (number, &requests[*number as usize]));
         // Who is dead and still in the queue may be in a batch's way, but not in the batch.
-        let mut expected = all.filter(|(number, request)| !request.is_dead(now));
+        let mut expected = all.filter(|(_, request)| !request.is_dead(now));
         for number in members {
             let next = expected.next().map(|(next, _)| *next);
             if next != Some(*number) {
