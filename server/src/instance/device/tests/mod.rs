@@ -1,5 +1,6 @@
 //! Tests of devices: scripts that pin who runs next, and properties that pin safety and fairness.
 
+mod properties;
 mod scripts;
 
 use std::collections::BTreeMap;
@@ -7,7 +8,7 @@ use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use super::resources::{ResourceLimit, ResourceLimits, ResourcePool};
+use super::resources::{Needs, ResourceLimit, ResourceLimits, ResourcePool};
 use super::schedule::{ClaimId, DeviceScheduler, Grant, ShareId, ShareSpec};
 use crate::clock::Timestamp;
 use crate::config::Resource;
@@ -16,7 +17,7 @@ use crate::config::Resource;
 struct Bench {
     scheduler: DeviceScheduler<String>,
     resources: ResourcePool,
-    shares: BTreeMap<String, ShareId>,
+    shares: BTreeMap<String, (ShareId, Needs)>,
     waiting: Vec<(String, ClaimId)>,
     running: Vec<(String, Grant)>,
     now: Timestamp,
@@ -68,8 +69,9 @@ impl Bench {
                 assert_eq!(payload.as_deref(), Some(*name));
             }
             ["remove", name] => {
-                let share = self.shares.remove(*name).unwrap();
+                let (share, needs) = self.shares.remove(*name).unwrap();
                 let payloads = self.scheduler.deregister(share, &mut self.resources);
+                self.resources.deregister(&needs);
                 self.waiting.retain(|(waiting, _)| waiting != name);
                 writeln!(self.said, "{} ms: {name} is gone, {} claims came back", self.millis(), payloads.len()).unwrap();
             }
@@ -103,15 +105,15 @@ impl Bench {
         }
         match self.resources.register(name, "0", &needs) {
             Ok(needs) => {
-                let share = self.scheduler.register(ShareSpec { needs, ..spec });
-                self.shares.insert(name.to_owned(), share);
+                let share = self.scheduler.register(ShareSpec { needs: needs.clone(), ..spec });
+                self.shares.insert(name.to_owned(), (share, needs));
             }
             Err(error) => writeln!(self.said, "{name} is refused: {error}").unwrap(),
         }
     }
 
     fn claim(&mut self, name: &str) {
-        let claim = self.scheduler.claim(self.shares[name], None, name.to_owned());
+        let claim = self.scheduler.claim(self.shares[name].0, None, name.to_owned());
         self.waiting.push((name.to_owned(), claim));
     }
 
