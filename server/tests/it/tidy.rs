@@ -50,7 +50,7 @@ const PURE: &[&str] = &[
     "classification.rs",
     "config/",
     "scheduler/validate",
-    "scheduler/queue.rs",
+    "scheduler/queue",
     "scheduler/batcher",
     "scheduler/simulation",
     "scheduler/ensemble/run",
