@@ -1,6 +1,8 @@
 //! Tests of devices: scripts that pin who runs next, and properties that pin safety and fairness.
 
+mod gate;
 mod properties;
+mod registry;
 mod scripts;
 
 use std::collections::BTreeMap;
@@ -25,7 +27,7 @@ struct Bench {
 }
 
 /// Runs a script and returns what happened. A line is one of
-/// `limit <resource> <count>` (before all others), `share <name> <key>=<value>..` with the keys `weight`, `priority`,
+/// `limit <resource> <count> [<device>]` (before all others; the shares are on device 0), `share <name> <key>=<value>..` with the keys `weight`, `priority`,
 /// `divisor`, `instances`, `needs` (`r:2,s:1`), `claim <name>..`, `withdraw <name>`, `remove <name>`,
 /// `run <ms>` (time passes), `end <name>..` (its oldest execution ends), `turn <ms> <name>..` (time passes, every
 /// execution ends, and each of these claims again before anyone is granted a turn).
@@ -34,8 +36,9 @@ fn script(slots: usize, lines: &str) -> String {
     let mut bench: Option<Bench> = None;
     for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let words: Vec<&str> = line.split_whitespace().collect();
-        if let ["limit", resource, count] = words[..] {
-            limits.push(ResourceLimit { name: resource.to_owned(), count: count.parse().unwrap(), device: None });
+        if let ["limit", resource, count, device @ ..] = &words[..] {
+            let device = device.first().map(|device| (*device).to_owned());
+            limits.push(ResourceLimit { name: (*resource).to_owned(), count: count.parse().unwrap(), device });
             continue;
         }
         let bench = bench.get_or_insert_with(|| Bench::new(slots, std::mem::take(&mut limits)));

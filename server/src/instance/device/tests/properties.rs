@@ -136,7 +136,7 @@ impl Checked {
             self.running.push((share, grant));
             self.waiting.values_mut().for_each(|(_, _, passed)| *passed += 1);
             assert!(self.running_of(share) <= self.shares[share].0.instances);
-            RESOURCES.iter().enumerate().for_each(|(resource, _)| drop(self.free(resource)));
+            (0..RESOURCES.len()).for_each(|resource| assert!(self.free(resource) <= AVAILABLE));
         }
         assert!(self.running.len() <= self.slots);
         if self.running.len() < self.slots {

@@ -217,12 +217,16 @@ fn slots_run_side_by_side() {
         end b
         end a
     ";
-    check(2, lines, expect![[r#"
+    check(
+        2,
+        lines,
+        expect![[r#"
         0 ms: a runs
         0 ms: a runs
         5 ms: b runs
         10 ms: a runs
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -355,10 +359,34 @@ fn needs_that_can_never_be_met_are_refused() {
         expect![[r#"
             a is refused: Resource count for "r" is limited to 2 which will prevent scheduling of one or more model instances, the minimum required count is 3
             b is refused: Resource count for "s" is limited to 0 which will prevent scheduling of one or more model instances, the minimum required count is 1
-            d is refused: model 'd' and another one disagree on resource 'r' of their rate limiters: it is 'global' in one and not in the other
-            e is refused: model 'e' and another one disagree on resource 'x' of their rate limiters: it is 'global' in one and not in the other
+            d is refused: Resource "r" is present as both global and device-specific resource in the model configuration.
+            e is refused: Resource "x" is present as both global and device-specific resource in the model configuration.
             0 ms: c is gone, 0 claims came back
         "#]],
+    );
+}
+
+#[test]
+fn limits_may_be_for_one_device() {
+    let lines = "
+        limit r 10 10
+        limit s 1
+        limit s 4 0
+        limit t 1 7
+        share a needs=r:4
+        share b needs=s:4
+        share c needs=s:5
+        share d global=t:2
+        share e global=t:1
+    ";
+    check(
+        1,
+        lines,
+        expect![[r#"
+        a is refused: Resource count for "r" is limited to 0 which will prevent scheduling of one or more model instances, the minimum required count is 4
+        c is refused: Resource count for "s" is limited to 4 which will prevent scheduling of one or more model instances, the minimum required count is 5
+        d is refused: Resource count for "t" is limited to 1 which will prevent scheduling of one or more model instances, the minimum required count is 2
+    "#]],
     );
 }
 
