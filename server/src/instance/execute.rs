@@ -64,7 +64,7 @@ impl Execution {
         let start = clock::now();
         let rows = batch.rows();
         let outputs = served.config.outputs.len();
-        let requests = batch
+        let mut requests: Vec<Running> = batch
             .into_iter()
             .map(|member| Running {
                 queue: start.since(member.item.queued_at),
@@ -76,6 +76,7 @@ impl Execution {
                 error: None,
             })
             .collect();
+        requests.iter_mut().filter_map(|running| running.responder.as_mut()).for_each(Responder::started);
         let marks = Marks { start, input_done: None, infer_done: None };
         Self { served, requests, rows, outputs: vec![None; outputs], marks, recorded: false }
     }
