@@ -7,6 +7,7 @@ mod batching;
 mod ensemble;
 mod instance_group;
 mod model;
+mod reuse;
 mod tensors;
 mod version_policy;
 mod warmup;
@@ -16,5 +17,9 @@ pub use batching::{DynamicBatching, QueuePolicy, TimeoutAction};
 pub use ensemble::{CheckedEnsemble, Composing, EnsembleGraph, EnsembleStep, StepTensor};
 pub use instance_group::{InstanceGroup, InstanceKind};
 pub use model::{BackendKind, ModelConfig, Scheduling};
+pub use reuse::Reuse;
 pub use version_policy::VersionPolicy;
 pub use warmup::{WarmupInput, WarmupSample, WarmupSource};
+
+/// Parameters of a model's configuration that its scheduling reads; every backend lets them pass.
+pub const SCHEDULING_PARAMETERS: &[&str] = &["max_queue_size", "single_flight"];

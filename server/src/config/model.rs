@@ -12,6 +12,7 @@ use crate::tensor::TensorSpec;
 use super::batching::{self, DynamicBatching, QueuePolicy};
 use super::ensemble::EnsembleGraph;
 use super::instance_group::InstanceGroup;
+use super::reuse::Reuse;
 use super::tensors;
 use super::version_policy::VersionPolicy;
 use super::warmup::WarmupSample;
@@ -66,6 +67,8 @@ pub struct ModelConfig {
     pub instance_groups: Vec<InstanceGroup>,
     /// How requests come to run.
     pub scheduling: Scheduling,
+    /// What of its answers is used again.
+    pub reuse: Reuse,
     /// A request may get any number of responses.
     pub decoupled: bool,
     /// Levels of ensembles, this one included: 0 for a plain model, and for an ensemble that has not been
@@ -118,6 +121,7 @@ impl ModelConfig {
         let parameters = written.parameters.iter().map(|(key, value)| (key.clone(), value.string_value.clone())).collect();
         let warmup = WarmupSample::parse_all(&model, &written.model_warmup, max_batch_rows, &mut problems);
         refuse_unsupported(&written, &mut problems);
+        let reuse = Reuse::parse(&written, &parameters, &mut problems);
         let specs = Specs { backend, max_batch_rows, inputs: &inputs, outputs: &outputs, parameters: &parameters };
         let scheduling = parse_scheduling(&written, &specs, &mut problems);
         let (Some(scheduling), true) = (scheduling, problems.is_empty()) else {
@@ -138,6 +142,7 @@ impl ModelConfig {
             version_policy,
             instance_groups,
             scheduling,
+            reuse,
             decoupled,
             nesting: 0,
             parameters,
@@ -311,7 +316,6 @@ fn refuse_unsupported(written: &wire::ModelConfig, problems: &mut Vec<ConfigProb
         (written.model_repository_agents.is_some(), "model_repository_agents"),
         (written.model_operations.is_some(), "model_operations"),
         (is_other_weights_file(written), "default_model_filename (models on candle are read from model.safetensors)"),
-        (written.response_cache.is_some_and(|cache| cache.enable), "response_cache.enable"),
     ];
     for (is_set, field) in refused {
         if is_set {
