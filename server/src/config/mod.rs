@@ -3,6 +3,7 @@
 //! `instance`, `repository` or `grpc`. Pure: no files, no clock, no threads.
 
 mod auto_complete;
+mod batch_cost;
 mod batching;
 mod ensemble;
 mod instance_group;
@@ -13,13 +14,13 @@ mod version_policy;
 mod warmup;
 
 pub use auto_complete::{AutoModel, AutoTensor, auto_complete};
-pub use batching::{DynamicBatching, QueuePolicy, TimeoutAction};
+pub use batch_cost::BatchCost;
+pub use batching::{
+    BatcherKind, DynamicBatching, QueuePolicy, RequestTimeout, SCHEDULER_PARAMETERS, TimeoutAction, WindowPolicy,
+};
 pub use ensemble::{CheckedEnsemble, Composing, EnsembleGraph, EnsembleStep, StepTensor};
 pub use instance_group::{InstanceGroup, InstanceKind};
 pub use model::{BackendKind, ModelConfig, Scheduling};
 pub use reuse::Reuse;
 pub use version_policy::VersionPolicy;
 pub use warmup::{WarmupInput, WarmupSample, WarmupSource};
-
-/// Parameters of a model's configuration that its scheduling reads; every backend lets them pass.
-pub const SCHEDULING_PARAMETERS: &[&str] = &["max_queue_size", "single_flight"];

@@ -9,7 +9,7 @@ use proto::inference::{self as wire, model_config::SchedulingChoice};
 use crate::error::{ConfigError, ConfigProblem, EnsembleProblem};
 use crate::tensor::TensorSpec;
 
-use super::batching::{self, DynamicBatching, QueuePolicy};
+use super::batching::{self, BatchingSpecs, DynamicBatching, QueuePolicy};
 use super::ensemble::EnsembleGraph;
 use super::instance_group::InstanceGroup;
 use super::reuse::Reuse;
@@ -276,7 +276,8 @@ fn parse_scheduling(written: &wire::ModelConfig, specs: &Specs<'_>, problems: &m
         (Some(SchedulingChoice::DynamicBatching(dynamic)), _) => {
             // Without a batch dimension nothing can be put together, but queues and priorities still count.
             let max_rows = specs.max_batch_rows.unwrap_or(NonZeroUsize::MIN);
-            Some(Scheduling::Dynamic(DynamicBatching::parse(model, dynamic, max_rows, problems)))
+            let specs = BatchingSpecs { backend: specs.backend, max_rows, inputs: specs.inputs, parameters: specs.parameters };
+            Some(Scheduling::Dynamic(DynamicBatching::parse(model, dynamic, &specs, problems)))
         }
         (None, _) => Some(Scheduling::Direct(QueuePolicy::bounded(max_entries))),
     }

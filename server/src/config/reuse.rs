@@ -7,7 +7,7 @@ use proto::inference::{self as wire, model_config::SchedulingChoice};
 use crate::error::ConfigProblem;
 
 /// Name of the parameter that turns single flight on.
-const SINGLE_FLIGHT: &str = "single_flight";
+pub(super) const SINGLE_FLIGHT: &str = "single_flight";
 
 /// What of a model's answers is used again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

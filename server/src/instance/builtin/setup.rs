@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{ModelConfig, SCHEDULING_PARAMETERS};
+use crate::config::{ModelConfig, SCHEDULER_PARAMETERS};
 use crate::error::{LoadError, TensorSide};
 use crate::tensor::{DataType, Dim, Dims, TensorSpec};
 
@@ -12,7 +12,7 @@ use super::super::ServedVersion;
 use super::Kind;
 
 /// Parameters that every kind takes, besides those that the scheduler reads.
-const COMMON_PARAMETERS: &[&str] = &["execute_delay_ms", "instance_wise_delay_multiplier", "creation_delay_sec"];
+const COMMON_PARAMETERS: [&str; 3] = ["execute_delay_ms", "instance_wise_delay_multiplier", "creation_delay_sec"];
 
 /// Names the kind.
 const KIND_PARAMETER: &str = "model";
@@ -82,12 +82,13 @@ impl<'a> Setup<'a> {
             parameters.iter().filter(|(key, _)| is_kind_key(key)).filter_map(|(_, kind)| find(kind)).collect();
         for key in parameters.keys() {
             let taken = is_kind_key(key)
-                || SCHEDULING_PARAMETERS.contains(&key.as_str())
+                || SCHEDULER_PARAMETERS.contains(&key.as_str())
                 || COMMON_PARAMETERS.contains(&key.as_str())
                 || named.iter().any(|entry| entry.parameters.contains(&key.as_str()));
             if !taken {
-                let known = [&[KIND_PARAMETER, "model.<version>"], SCHEDULING_PARAMETERS, COMMON_PARAMETERS, entry.parameters];
-                let known = known.concat().join(", ");
+                let parts =
+                    [&[KIND_PARAMETER, "model.<version>"], &SCHEDULER_PARAMETERS[..], &COMMON_PARAMETERS, entry.parameters];
+                let known = parts.concat().join(", ");
                 let model = config.name.to_string();
                 return Err(LoadError::UnknownParameter { model, kind: entry.name, parameter: key.clone(), known });
             }

@@ -15,7 +15,7 @@ use models::encoder::{ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS};
 use models::tokenizer::TOKENIZER_FILE;
 use models::{ModelCard, ModelError, Task};
 
-use crate::config::{AutoModel, AutoTensor, InstanceKind, ModelConfig, SCHEDULING_PARAMETERS};
+use crate::config::{AutoModel, AutoTensor, InstanceKind, ModelConfig, SCHEDULER_PARAMETERS};
 use crate::error::{ExecuteError, LoadError};
 use crate::tensor::{DataType, Dim, Dims, TensorSpec};
 
@@ -88,7 +88,7 @@ pub(super) fn open(served: &ServedVersion) -> Result<Arc<dyn Backend>, LoadError
 }
 
 fn role(config: &ModelConfig) -> Result<Role, LoadError> {
-    let known: Vec<&str> = ["model"].iter().chain(SCHEDULING_PARAMETERS).copied().collect();
+    let known = [&["model"], &SCHEDULER_PARAMETERS[..]].concat();
     if let Some(unknown) = config.parameters.keys().find(|key| !known.contains(&key.as_str())) {
         return Err(LoadError::UnknownParameter {
             model: config.name.to_string(),

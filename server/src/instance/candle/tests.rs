@@ -318,7 +318,7 @@ fn configurations_that_do_not_suit_are_refused() {
         refusal(&format!("{ENCODER} parameters {{ key: \"{key}\" value {{ string_value: \"{value}\" }} }}"))
     };
     assert_eq!(parameter("model", "decoder"), "parameter 'model' of model 'm' must be 'encoder' or 'tokenizer', got 'decoder'");
-    let known = crate::config::SCHEDULING_PARAMETERS.join(", ");
+    let known = crate::config::SCHEDULER_PARAMETERS.join(", ");
     assert_eq!(parameter("pooling", "cls"), format!("'candle' has no parameter 'pooling' (model 'm'); it takes: model, {known}"));
     assert_eq!(
         refusal(&format!("{ENCODER} instance_group {{ kind: KIND_GPU }}")),

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use crate::config::ModelConfig;
+use crate::config::{BatchCost, ModelConfig, Scheduling};
 use crate::error::{InferError, RequestProblem, RequestTag, WireShape};
 use crate::request::{BatchKey, InferRequest, InputTensor, ValidRequest};
 use crate::tensor::{Dims, Shape, StringsFault, Tensor, TensorSpec, check_strings};
@@ -32,10 +32,10 @@ pub fn validate(request: InferRequest, config: &ModelConfig) -> Result<ValidRequ
             options: request.options,
             parameters: request.parameters,
             batch_key: batch_key(config, &checked.inputs),
+            cost: batch_cost(config).of(checked.rows, &checked.inputs),
             inputs: checked.inputs,
             outputs: checked.outputs,
             rows: checked.rows,
-            cost: u64::try_from(checked.rows).unwrap_or(u64::MAX).max(1),
             received_at: request.received_at,
             deadline: request.deadline,
         })
@@ -261,6 +261,14 @@ fn batch_key(config: &ModelConfig, inputs: &[Option<Tensor>]) -> BatchKey {
         }
     }
     BatchKey(key)
+}
+
+/// What is counted as the work of a request of this model.
+fn batch_cost(config: &ModelConfig) -> BatchCost {
+    match &config.scheduling {
+        Scheduling::Dynamic(dynamic) => dynamic.cost,
+        _ => BatchCost::Rows,
+    }
 }
 
 fn seen_dims(spec: &TensorSpec) -> &Dims {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
-use crate::config::SCHEDULING_PARAMETERS;
+use crate::config::SCHEDULER_PARAMETERS;
 
 use super::super::super::testing::{TestModel, int32, served};
 use super::super::{Builtin, KINDS, KNOWN_KINDS, Setup, identity};
@@ -52,7 +52,7 @@ fn parameters_are_checked_by_name_and_value() {
     let unknown = format!(
         "'identity' has no parameter 'omit_output' (model 'm'); it takes: model, model.<version>, {}, \
          execute_delay_ms, instance_wise_delay_multiplier, creation_delay_sec, missing",
-        SCHEDULING_PARAMETERS.join(", ")
+        SCHEDULER_PARAMETERS.join(", ")
     );
     refused("identity", PAIR, &parameter("omit_output", "A"), &unknown);
     let bad = [
