@@ -1,0 +1,308 @@
+//! Which requests share an execution, and who of them it stands for. Pure: time is an argument, and what is carried
+//! is opaque.
+//!
+//! A flight is one request on its way through the scheduler for everyone who asked the same. The one whose request it
+//! is carries it; the others follow. Where the carrier's time in the queue ends, the first of the followers carries
+//! the flight on with a request of its own.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use slab::Slab;
+
+use crate::clock::Timestamp;
+use crate::error::InferError;
+
+use super::key::{BuildKeyHasher, RequestKey};
+
+/// Names a flight; one that has ended is not taken for a later one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FlightId {
+    slot: usize,
+    serial: u64,
+}
+
+/// Names a follower. In this order they carry the flight on: by priority level, then by arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FollowerId {
+    flight: FlightId,
+    place: (usize, u64),
+}
+
+/// Somebody who is no longer part of a flight.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Left<T> {
+    /// What was carried for him.
+    pub item: T,
+    /// The flight, if he was the last: nobody waits for it any more.
+    pub abandoned: Option<FlightId>,
+}
+
+/// All flights of one model. `C` is what is held for carriers, `F` for followers.
+#[derive(Debug)]
+pub struct Flights<C, F> {
+    flights: Slab<Flight<C, F>>,
+    /// The flights that others may join.
+    joinable: HashMap<RequestKey, FlightId, BuildKeyHasher>,
+    /// Until when followers wait whose flight has not started.
+    lapses: BTreeSet<(Timestamp, FollowerId)>,
+    followers: usize,
+    serials: u64,
+}
+
+#[derive(Debug)]
+struct Flight<C, F> {
+    serial: u64,
+    key: RequestKey,
+    /// Priority level of the request that is on its way.
+    level: usize,
+    has_started: bool,
+    carrier: Option<C>,
+    followers: BTreeMap<(usize, u64), Follower<F>>,
+    /// Its next carrier's request is being submitted; what becomes of it meanwhile.
+    passing: Option<Passing>,
+}
+
+#[derive(Debug)]
+struct Follower<F> {
+    item: F,
+    lapses_at: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+enum Passing {
+    Submitted,
+    Refused(InferError),
+}
+
+/// What is to be done when a carrier's request was refused for a reason of its own.
+#[derive(Debug)]
+pub enum Passed<C, F> {
+    /// The flight goes on with the request of this follower; [`Flights::carry`] comes next.
+    On(Option<C>, F),
+    /// Nobody is left, and the flight has ended.
+    Ended(Option<C>),
+    /// Whoever is submitting the flight's request goes on with it, and gets the error there.
+    Elsewhere,
+}
+
+impl<C, F> Default for Flights<C, F> {
+    fn default() -> Self {
+        Self {
+            flights: Slab::new(),
+            joinable: HashMap::default(),
+            lapses: BTreeSet::new(),
+            followers: 0,
+            serials: 0,
+        }
+    }
+}
+
+impl<C, F> Flights<C, F> {
+    /// The flight that a request of this key and priority level can join. One that waits at a lower level is none: it
+    /// would hold back who has priority.
+    pub fn joinable(&self, key: &RequestKey, level: usize) -> Option<FlightId> {
+        let id = *self.joinable.get(key)?;
+        let flight = self.flight(id)?;
+        (flight.has_started || flight.level <= level).then_some(id)
+    }
+
+    /// Begins a flight. From now on others of its key join this one.
+    pub fn begin(&mut self, key: RequestKey, level: usize, carrier: C) -> FlightId {
+        let serial = self.next_serial();
+        let followers = BTreeMap::new();
+        let flight = Flight { serial, key, level, has_started: false, carrier: Some(carrier), followers, passing: None };
+        let id = FlightId { slot: self.flights.insert(flight), serial };
+        self.joinable.insert(key, id);
+        id
+    }
+
+    /// Lets a request join a flight. `lapses_at` is when its time is over unless the flight has started. It comes back
+    /// where the flight has ended.
+    pub fn follow(&mut self, id: FlightId, level: usize, lapses_at: Option<Timestamp>, item: F) -> Result<FollowerId, F> {
+        let place = (level, self.next_serial());
+        let Some(flight) = self.flights.get_mut(id.slot).filter(|flight| flight.serial == id.serial) else {
+            return Err(item);
+        };
+        flight.followers.insert(place, Follower { item, lapses_at });
+        self.followers += 1;
+        let follower = FollowerId { flight: id, place };
+        if let (Some(at), false) = (lapses_at, flight.has_started) {
+            self.lapses.insert((at, follower));
+        }
+        Ok(follower)
+    }
+
+    /// What is held for the carrier of a flight, while there is one.
+    pub fn carrier_mut(&mut self, id: FlightId) -> Option<&mut C> {
+        self.flight_mut(id)?.carrier.as_mut()
+    }
+
+    /// What is held for a follower, while he is one.
+    pub fn follower_mut(&mut self, id: FollowerId) -> Option<&mut F> {
+        self.flight_mut(id.flight)?.followers.get_mut(&id.place).map(|follower| &mut follower.item)
+    }
+
+    /// The flight's request runs: its followers' time in the queue is over with its own.
+    pub fn start(&mut self, id: FlightId) {
+        let Some(flight) = self.flights.get_mut(id.slot).filter(|flight| flight.serial == id.serial) else { return };
+        flight.has_started = true;
+        for (place, follower) in &flight.followers {
+            if let Some(at) = follower.lapses_at {
+                self.lapses.remove(&(at, FollowerId { flight: id, place: *place }));
+            }
+        }
+    }
+
+    /// The carrier waits no longer. His request goes on for the others.
+    pub fn leave_carrier(&mut self, id: FlightId) -> Option<Left<C>> {
+        let flight = self.flight_mut(id)?;
+        let item = flight.carrier.take()?;
+        let abandoned = flight.followers.is_empty().then_some(id);
+        self.close_if(abandoned);
+        Some(Left { item, abandoned })
+    }
+
+    /// A follower waits no longer.
+    pub fn leave(&mut self, id: FollowerId) -> Option<Left<F>> {
+        let flight = self.flight_mut(id.flight)?;
+        let follower = flight.followers.remove(&id.place)?;
+        let is_last = flight.carrier.is_none() && flight.followers.is_empty() && flight.passing.is_none();
+        let abandoned = is_last.then_some(id.flight);
+        self.followers -= 1;
+        if let Some(at) = follower.lapses_at {
+            self.lapses.remove(&(at, id));
+        }
+        self.close_if(abandoned);
+        Some(Left { item: follower.item, abandoned })
+    }
+
+    /// Takes out every follower whose time is over.
+    pub fn lapse(&mut self, now: Timestamp) -> Vec<Left<F>> {
+        let mut lapsed = Vec::new();
+        while let Some((_, id)) = self.lapses.first().copied().filter(|(at, _)| *at <= now) {
+            match self.leave(id) {
+                Some(left) => lapsed.push(left),
+                // It cannot be: whoever leaves takes his entry along. The loop must end all the same.
+                None => drop(self.lapses.pop_first()),
+            }
+        }
+        lapsed
+    }
+
+    /// When the next follower's time is over.
+    pub fn next_lapse(&self) -> Option<Timestamp> {
+        self.lapses.first().map(|(at, _)| *at)
+    }
+
+    /// The carrier's request was refused for a reason of its own: the next in line takes over.
+    pub fn pass_on(&mut self, id: FlightId, error: &InferError) -> Passed<C, F> {
+        let Some(flight) = self.flight_mut(id) else { return Passed::Ended(None) };
+        if let Some(passing) = &mut flight.passing {
+            *passing = Passing::Refused(error.clone());
+            return Passed::Elsewhere;
+        }
+        self.take_next(id)
+    }
+
+    fn take_next(&mut self, id: FlightId) -> Passed<C, F> {
+        let Some(flight) = self.flight_mut(id) else { return Passed::Ended(None) };
+        let carrier = flight.carrier.take();
+        let Some((place, follower)) = flight.followers.pop_first() else {
+            self.remove(id);
+            return Passed::Ended(carrier);
+        };
+        flight.level = place.0;
+        flight.passing = Some(Passing::Submitted);
+        let restarts = std::mem::take(&mut flight.has_started);
+        if restarts {
+            // They wait again.
+            for (place, follower) in &self.flights[id.slot].followers {
+                if let Some(at) = follower.lapses_at {
+                    self.lapses.insert((at, FollowerId { flight: id, place: *place }));
+                }
+            }
+        } else if let Some(at) = follower.lapses_at {
+            self.lapses.remove(&(at, FollowerId { flight: id, place }));
+        }
+        self.followers -= 1;
+        Passed::On(carrier, follower.item)
+    }
+
+    /// Names the new carrier, whose request is submitted next. False where the flight has ended.
+    pub fn carry(&mut self, id: FlightId, carrier: C) -> Result<(), C> {
+        match self.flight_mut(id) {
+            Some(flight) => {
+                flight.carrier = Some(carrier);
+                Ok(())
+            }
+            None => Err(carrier),
+        }
+    }
+
+    /// The new carrier's request has been submitted. Where it was refused meanwhile, the next in line takes over, and
+    /// the error is for the one who carried it.
+    pub fn submitted(&mut self, id: FlightId) -> Option<(InferError, Passed<C, F>)> {
+        match self.flight_mut(id)?.passing.take()? {
+            Passing::Submitted => None,
+            Passing::Refused(error) => Some((error, self.take_next(id))),
+        }
+    }
+
+    /// The flight has its outcome. It is for all that come back.
+    pub fn end(&mut self, id: FlightId) -> (Option<C>, Vec<F>) {
+        let Some(flight) = self.remove(id) else { return (None, Vec::new()) };
+        for (place, follower) in &flight.followers {
+            if let Some(at) = follower.lapses_at {
+                self.lapses.remove(&(at, FollowerId { flight: id, place: *place }));
+            }
+        }
+        self.followers -= flight.followers.len();
+        (flight.carrier, flight.followers.into_values().map(|follower| follower.item).collect())
+    }
+
+    /// Followers of all flights.
+    pub fn followers(&self) -> usize {
+        self.followers
+    }
+
+    /// Everyone who waits, carriers included.
+    pub fn members(&self) -> usize {
+        self.flights.len() + self.followers
+    }
+
+    fn flight(&self, id: FlightId) -> Option<&Flight<C, F>> {
+        self.flights.get(id.slot).filter(|flight| flight.serial == id.serial)
+    }
+
+    fn flight_mut(&mut self, id: FlightId) -> Option<&mut Flight<C, F>> {
+        self.flights.get_mut(id.slot).filter(|flight| flight.serial == id.serial)
+    }
+
+    fn next_serial(&mut self) -> u64 {
+        self.serials += 1;
+        self.serials
+    }
+
+    /// Nobody joins a flight that nobody waits for: it is being cancelled.
+    fn close_if(&mut self, abandoned: Option<FlightId>) {
+        if let Some(id) = abandoned
+            && let Some(flight) = self.flight(id)
+        {
+            let key = flight.key;
+            self.close(&key, id);
+        }
+    }
+
+    fn close(&mut self, key: &RequestKey, id: FlightId) {
+        if self.joinable.get(key) == Some(&id) {
+            self.joinable.remove(key);
+        }
+    }
+
+    fn remove(&mut self, id: FlightId) -> Option<Flight<C, F>> {
+        self.flight(id)?;
+        let flight = self.flights.remove(id.slot);
+        self.close(&flight.key, id);
+        Some(flight)
+    }
+}
