@@ -84,6 +84,7 @@ pub(super) fn respond(
         parameters,
         outputs: tensors,
         timing,
+        timeline: None,
     })
 }
 

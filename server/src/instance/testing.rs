@@ -202,6 +202,7 @@ impl TestRequest<'_> {
             cost: 1,
             received_at: clock::now(),
             deadline: None,
+            timeline: None,
         }
     }
 }

@@ -49,7 +49,7 @@ pub(super) fn spawn(
 /// Runs batches until none comes any more, or the instance breaks and cannot be made anew.
 fn serve(shared: &Shared, slot: &InstanceSlot, backend: &dyn Backend, mut instance: Box<dyn ModelInstance>) {
     while let Some(batch) = shared.queue.next(slot.ordinal, Appetite::All) {
-        let (done, outcome) = run(shared, instance.as_mut(), batch);
+        let (done, outcome) = run(shared, slot.ordinal, instance.as_mut(), batch);
         let fresh = outcome.err().map(|Broken| create(&shared.served, backend, slot));
         shared.batch_done(&done);
         match fresh {
@@ -93,7 +93,12 @@ fn create(served: &ServedVersion, backend: &dyn Backend, slot: &InstanceSlot) ->
 struct Broken;
 
 /// Runs one batch on an instance. Entries that nobody waits for any more are left out.
-fn run(shared: &Shared, instance: &mut dyn ModelInstance, batch: Batch<Entry>) -> (BatchDone, Result<(), Broken>) {
+fn run(
+    shared: &Shared,
+    ordinal: usize,
+    instance: &mut dyn ModelInstance,
+    batch: Batch<Entry>,
+) -> (BatchDone, Result<(), Broken>) {
     let served = &shared.served;
     let now = clock::now();
     shared.leave_queue(batch.members().iter().map(|member| &member.item));
@@ -103,7 +108,7 @@ fn run(shared: &Shared, instance: &mut dyn ModelInstance, batch: Batch<Entry>) -
     if live.is_empty() {
         return (done, Ok(()));
     }
-    let mut execution = Execution::start(Arc::clone(served), live);
+    let mut execution = Execution::start(Arc::clone(served), live).on(ordinal);
     let (result, outcome) = match catch_unwind(AssertUnwindSafe(|| instance.execute(&mut execution))) {
         Ok(result) => (result, Ok(())),
         Err(panic) => {

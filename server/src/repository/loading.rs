@@ -12,7 +12,7 @@ use crate::clock;
 use crate::config::{BackendKind, Composing, EnsembleGraph, InstanceKind, ModelConfig, Scheduling};
 use crate::error::{ConfigError, ConfigProblem, EnsembleProblem, InferError, LoadError};
 use crate::instance::{Backend, InstancePool, InstanceSlot, ModelInstance, ServedVersion, open_backend};
-use crate::observe::statistics::ModelStatistics;
+use crate::observe::statistics::{Extent, ModelStatistics};
 use crate::request::VersionChoice;
 use crate::scheduler::ensemble::EnsembleScheduler;
 use crate::scheduler::{ComposingModels, ModelHandle};
@@ -37,6 +37,12 @@ pub(super) struct Opened {
     pub(super) statistics: Arc<ModelStatistics>,
     pub(super) live: Live,
     pub(super) load_seconds: f64,
+}
+
+/// What the statistics of a model's version count.
+fn extent(config: &ModelConfig) -> Extent {
+    let instances = config.instance_groups.iter().map(|group| group.count).fold(0, usize::saturating_add);
+    Extent { levels: config.priority_levels(), instances }
 }
 
 /// Held by everything that keeps a version open; dropped last, it reports that the version is gone.
@@ -131,7 +137,7 @@ impl Repository {
         let served = ServedVersion {
             config: Arc::clone(&definition.config),
             version,
-            statistics: Arc::new(ModelStatistics::with_levels(definition.config.priority_levels())),
+            statistics: Arc::new(ModelStatistics::new(extent(&definition.config))),
             model_directory: definition.directory.clone(),
             version_directory: definition.versions.get(&version).cloned().unwrap_or_default(),
         };

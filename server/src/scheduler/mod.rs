@@ -16,6 +16,7 @@ pub mod direct;
 pub mod dynamic;
 pub mod ensemble;
 pub mod queue;
+pub mod simulation;
 pub mod validate;
 
 /// Decides when entries run, and with which others.
