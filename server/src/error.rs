@@ -344,6 +344,34 @@ pub enum InferError {
     ClassificationInSharedMemory,
 }
 
+impl InferError {
+    /// The error itself, whatever ensembles it came through.
+    pub fn root(&self) -> &Self {
+        let mut error = self;
+        while let Self::EnsembleStep { source, .. } = error {
+            error = source;
+        }
+        error
+    }
+
+    /// Whether the request was turned away, and never ran.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::QueueFull { .. } | Self::Expired | Self::Unreachable { .. } | Self::SchedulerStopped)
+    }
+
+    /// The same error for another request that meets with it: texts name the request's id.
+    #[must_use]
+    pub fn for_request(self, id: &str) -> Self {
+        let tag = || RequestTag(id.to_owned());
+        match self {
+            Self::Request { problem, .. } => Self::Request { tag: tag(), problem },
+            Self::QueueFull { retry_after, .. } => Self::QueueFull { tag: tag(), retry_after },
+            Self::EnsembleStep { ensemble, source } => Self::EnsembleStep { ensemble, source: Box::new(source.for_request(id)) },
+            other => other,
+        }
+    }
+}
+
 /// What is wrong with a request's tensors.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]

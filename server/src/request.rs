@@ -265,6 +265,13 @@ impl Responder {
         Self { sink: Some(sink), cancellation }
     }
 
+    /// The same asker behind another sink, which answers through what it is given.
+    #[must_use]
+    pub fn wrap(self, sink: impl FnOnce(Self) -> Box<dyn ResponseSink>) -> Self {
+        let cancellation = self.cancellation.clone();
+        Self::new(sink(self), cancellation)
+    }
+
     /// The token through which the asker says that it no longer waits.
     pub fn cancellation(&self) -> &Cancellation {
         &self.cancellation

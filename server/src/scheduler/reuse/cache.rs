@@ -92,7 +92,8 @@ impl ResponseCache {
             tracing::debug!(model = %response.model_name, bytes, largest = self.largest_bytes, "an answer is too large for the cache");
             return;
         }
-        let outputs = response.outputs.iter().map(|output| OutputTensor { name: Arc::clone(&output.name), tensor: owned(&output.tensor) });
+        let outputs =
+            response.outputs.iter().map(|output| OutputTensor { name: Arc::clone(&output.name), tensor: owned(&output.tensor) });
         let kept = Kept { load, parameters: response.parameters.clone(), outputs: outputs.collect(), bytes };
         self.answers.insert(key, Arc::new(kept));
     }
@@ -129,7 +130,10 @@ fn owned(tensor: &Tensor) -> Tensor {
 fn weight(response: &InferResponse) -> u64 {
     let output = |output: &OutputTensor| {
         let shape = output.tensor.shape().rank().saturating_mul(size_of::<usize>());
-        size_of::<OutputTensor>().saturating_add(shape).saturating_add(output.tensor.bytes().len()).saturating_add(PART_OVERHEAD_BYTES)
+        size_of::<OutputTensor>()
+            .saturating_add(shape)
+            .saturating_add(output.tensor.bytes().len())
+            .saturating_add(PART_OVERHEAD_BYTES)
     };
     let parameter = |(name, value): (&String, &Parameter)| {
         let text = if let Parameter::String(text) = value { text.len() } else { 0 };
@@ -159,6 +163,7 @@ mod tests {
             cost: 1,
             received_at: crate::clock::Timestamp::default(),
             deadline: None,
+            timeline: None,
         };
         RequestKey::of(&Target { model: "m", version: 1, load: number, composing: &[] }, &request).unwrap()
     }
@@ -172,6 +177,7 @@ mod tests {
             parameters: Parameters::from([("p".to_owned(), Parameter::String("text".to_owned()))]),
             outputs: vec![OutputTensor { name: "O".into(), tensor }],
             timing: ComputeTiming::default(),
+            timeline: None,
         }
     }
 

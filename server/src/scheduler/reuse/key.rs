@@ -38,7 +38,7 @@ fn halves(wide: u128) -> [u64; 2] {
 
 /// Hashes keys by taking them as they are.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct KeyHasher(u64);
+pub(super) struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {
     fn finish(&self) -> u64 {
@@ -58,7 +58,7 @@ impl Hasher for KeyHasher {
 }
 
 /// Makes [`KeyHasher`]s.
-pub type BuildKeyHasher = BuildHasherDefault<KeyHasher>;
+pub(super) type BuildKeyHasher = BuildHasherDefault<KeyHasher>;
 
 /// Which loads of which models a request goes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -219,6 +219,7 @@ mod tests {
             cost: 2,
             received_at: Timestamp::from_nanos(5),
             deadline: None,
+            timeline: None,
         }
     }
 
