@@ -55,6 +55,8 @@ const PURE: &[&str] = &[
     "scheduler/simulation",
     "scheduler/ensemble/run",
     "observe/metrics.rs",
+    "instance/device/schedule.rs",
+    "instance/device/resources.rs",
     "observe/busy.rs",
 ];
 
