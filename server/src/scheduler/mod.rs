@@ -12,6 +12,7 @@ use crate::error::InferError;
 use crate::instance::InstancePool;
 use crate::observe::statistics::ModelStatistics;
 use crate::request::{Entry, InferRequest, Responder, ValidRequest, VersionChoice};
+use crate::sync;
 
 pub mod batcher;
 pub mod direct;
@@ -21,6 +22,10 @@ pub mod queue;
 pub mod reuse;
 pub mod simulation;
 pub mod validate;
+
+mod driver;
+mod mailbox;
+mod timer;
 
 use reuse::{ResponseCache, SharedAnswers};
 
@@ -35,6 +40,9 @@ pub trait Scheduler: Send + Sync {
     fn composing(&self) -> Vec<u64> {
         Vec::new()
     }
+
+    /// Holds nothing back any more: the server is stopping, and what waits for more to come would wait in vain.
+    fn release(&self) {}
 }
 
 /// Gives each load of a model version a number of its own.
@@ -106,6 +114,11 @@ impl ModelHandle {
         let mut loads = self.scheduler.composing();
         loads.push(self.load);
         loads
+    }
+
+    /// Holds nothing back any more; called when the server stops.
+    pub fn release(&self) {
+        self.scheduler.release();
     }
 
     /// Checks a request and enqueues it. A request that is not valid is answered with its error and

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::clock::{self, Timestamp};
 use crate::config::Scheduling;
 use crate::error::InferError;
-use crate::observe::statistics::{FailureReason, RequestTiming, Stage};
+use crate::observe::statistics::{RequestTiming, Stage};
 use crate::request::{
     CancelHook, Cancellation, ComputeTiming, Delivery, Entry, InferResponse, Responder, ResponseSink, SingleResponse,
 };
@@ -206,6 +206,7 @@ impl SharedAnswers {
             let statistics = &self.origin.statistics;
             statistics.leave_queue(entry.level, 1);
             statistics.record_success(request, timing);
+            statistics.record_first_response(request.total);
             if let Missed(Some(looked)) = follower.missed {
                 statistics.record_cache_miss(looked);
             }
@@ -219,16 +220,16 @@ impl SharedAnswers {
         if let Some(mut carrier) = carrier {
             carrier.responder.fail(error.clone());
         }
-        for Follower { mut entry, .. } in followers {
+        for Follower { entry, .. } in followers {
             let (now, error) = (clock::now(), error.clone().for_request(&entry.request.id));
+            let stage = match &error {
+                InferError::EnsembleStep { .. } => Stage::Ensemble,
+                error if error.is_refusal() => Stage::Admission,
+                _ => Stage::Execution,
+            };
             let statistics = &self.origin.statistics;
             statistics.leave_queue(entry.level, 1);
-            if error.is_refusal() {
-                statistics.refuse(entry, error, Stage::Admission, now);
-            } else {
-                statistics.record_failure(FailureReason::of(&error), now.since(entry.request.received_at));
-                entry.responder.fail(error);
-            }
+            statistics.refuse(entry, error, stage, now);
         }
     }
 

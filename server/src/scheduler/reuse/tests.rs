@@ -10,7 +10,7 @@ use super::{Origin, ResponseCache, SharedAnswers};
 use crate::clock::{self, Timestamp};
 use crate::config::ModelConfig;
 use crate::error::{ExecuteError, InferError, RequestTag};
-use crate::observe::statistics::{FailureReason, ModelStatistics, Stage};
+use crate::observe::statistics::{Cause, ExecutedBatch, ModelStatistics, Stage};
 use crate::request::{
     BatchKey, Cancellation, ComputeTiming, Delivery, Entry, InferResponse, OutputTensor, Parameters, RequestOptions, Responder,
     ResponseSink, SingleResponse, ValidRequest,
@@ -182,7 +182,7 @@ fn finish(statistics: &ModelStatistics, mut entry: Entry) {
     let contents = entry.request.inputs[0].as_ref().unwrap().bytes()[0];
     let timing = ComputeTiming { infer: Duration::from_nanos(10), ..ComputeTiming::default() };
     let timings = [crate::observe::statistics::RequestTiming { total: Duration::from_nanos(20), queue: Duration::ZERO }];
-    statistics.record_batch(1, timing, &timings);
+    statistics.record_batch(&ExecutedBatch { rows: 1, timing, formed: None }, &timings);
     let response = InferResponse {
         model_name: "m".into(),
         model_version: 1,
@@ -286,7 +286,7 @@ async fn an_error_of_the_execution_goes_to_all() {
     let clients = ["a", "b"].map(|id| bench.submit(&Ask::new(id)));
     let error = InferError::Execute(Arc::new(ExecuteError::Internal { message: "it broke".to_owned() }));
     let mut entry = bench.take();
-    bench.held.statistics.record_failure(FailureReason::Backend, Duration::ZERO);
+    bench.held.statistics.record_failure(Stage::Execution, &error, Duration::ZERO);
     entry.responder.fail(error.clone());
     clients.iter().for_each(|client| assert_eq!(client.outcome(), Err(error.clone())));
     let counts = bench.held.statistics.snapshot();
@@ -405,7 +405,7 @@ async fn followers_take_places_in_the_queue() {
     let full = |id: &str| Err(InferError::QueueFull { tag: RequestTag(id.to_owned()), retry_after: None });
     assert_eq!(bench.submit(&Ask::new("d")).outcome(), full("d"));
     assert_eq!(bench.submit(&Ask { contents: 7, ..Ask::new("e") }).outcome(), full("e"));
-    assert_eq!(bench.held.statistics.failed_at(Stage::Admission, FailureReason::Rejected), 2);
+    assert_eq!(bench.held.statistics.failed_at(Stage::Admission, Cause::QueueFull), 2);
     clients[1].cancellation.cancel();
     let other = bench.submit(&Ask { contents: 7, ..Ask::new("f") });
     bench.run();
