@@ -25,6 +25,10 @@ const MIN_SPREAD: f64 = 0.01;
 /// Deviation of the share of the fixed part, before anything is known: it is spread evenly over 0 to 1.
 const PRIOR_DEVIATION: f64 = 0.29;
 
+/// The share of the time that is taken to grow with the cost while nothing has shown it. It is small, so
+/// that the window tries a larger batch, which shows it.
+const SLOPED: f64 = 0.1;
+
 /// A mean absolute deviation times this is the standard deviation of normal noise.
 const NORMAL: f64 = 1.25;
 
@@ -35,7 +39,7 @@ const NORMAL: f64 = 1.25;
 ///
 /// - *What is not seen again is not forgotten.* While batches all have the same cost they tell nothing
 ///   about the slope, and what is known of it stays; it is forgotten as batches of other costs replace it.
-/// - *A slope nobody has shown is guessed.* With one cost only, half of the time is taken to be fixed. The
+/// - *A slope nobody has shown is guessed.* With one cost only, most of the time is taken to be fixed. The
 ///   guess weighs as much as the noise of the observations makes it, so two batches of clearly different
 ///   costs overrule it.
 ///
@@ -79,7 +83,7 @@ impl Line {
     /// The part of the time at this cost that grows with it.
     fn sloped_share(self, cost: f64) -> f64 {
         let whole = self.at(cost);
-        if whole > 0.0 { self.per_cost * cost / whole } else { 0.5 }
+        if whole > 0.0 { self.per_cost * cost / whole } else { SLOPED }
     }
 }
 
@@ -178,7 +182,7 @@ impl ExecutionFit {
         let proportional = self.nanos / self.cost;
         let noise = (self.deviation / self.nanos.max(1.0)).max(MIN_SPREAD) / PRIOR_DEVIATION;
         let guess = noise * noise * self.cost * self.cost;
-        let share = self.former.map_or(0.5, |line| line.sloped_share(self.cost));
+        let share = self.former.map_or(SLOPED, |line| line.sloped_share(self.cost));
         let slope = (self.cost_nanos + guess * share * proportional) / (self.cost_cost + guess);
         let per_cost = slope.clamp(0.0, proportional);
         Line { fixed: (self.nanos - per_cost * self.cost).max(0.0), per_cost }
@@ -230,11 +234,11 @@ mod tests {
     }
 
     #[test]
-    fn one_cost_alone_is_split_in_halves() {
+    fn one_cost_alone_is_taken_as_mostly_fixed() {
         let fit = fitted(&[8], 20, |_| 800.0);
         assert_near(fit.predict(8).unwrap(), 800.0, 0.001);
-        assert_near(fit.fixed(), 400.0, 0.001);
-        assert_near(fit.predict(16).unwrap(), 1200.0, 0.001);
+        assert_near(fit.fixed(), 640.0, 0.001);
+        assert_near(fit.predict(16).unwrap(), 960.0, 0.001);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::config::{DynamicBatching, WindowPolicy};
 
 use super::queue::{Lapse, Pick, Queue, Refusal, Waiting};
 
+mod arrivals;
 pub mod fit;
 pub mod window;
 
