@@ -40,7 +40,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::config::WindowPolicy;
 
-use super::arrivals::{Arrivals, BUCKETS, Expected, bucket_of, edge};
+use super::arrivals::{Arrivals, BUCKETS, Expected, edge};
 use super::fit::ExecutionFit;
 
 /// Weight of a batch's share in the rates after one more.
