@@ -214,11 +214,8 @@ pub enum LoadError {
          the minimum required count is {required}"
     )]
     ResourceLimited { resource: String, limit: u64, required: u64 },
-    #[error(
-        "model '{model}' and another one disagree on resource '{resource}' of their rate limiters: \
-         it is 'global' in one and not in the other"
-    )]
-    ResourceScope { model: String, resource: String },
+    #[error("Resource \"{resource}\" is present as both global and device-specific resource in the model configuration.")]
+    ResourceScope { resource: String },
     #[error("failed to run warmup sample '{sample}': {reason}")]
     Warmup { sample: String, reason: String },
     #[error("an instance of model '{model}' panicked while it was created: {message}")]
