@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::batch::{Batch, Trigger};
 use crate::clock::Timestamp;
-use crate::config::{DynamicBatching, WindowPolicy};
+use crate::config::DynamicBatching;
 
 use super::super::queue::{Buckets, Gathered, Judgment, Lapse, Lead, Refusal, Waiting};
 use super::Room;
@@ -63,15 +63,19 @@ enum Start {
     Wait(Timestamp),
 }
 
+/// Who fell out of the queue while a batch was gathered.
+#[derive(Clone, Copy, Debug, Default)]
+struct Dropped {
+    any: bool,
+    /// The one who led was among them.
+    leader: bool,
+}
+
 impl<T> UrgentFirst<T> {
     pub(super) fn new(policy: DynamicBatching) -> Self {
-        let window = match policy.window {
-            WindowPolicy::Auto { cap } => Window::new(cap),
-            WindowPolicy::Fixed(delay) => Window::fixed(delay),
-        };
         Self {
             buckets: Buckets::new(policy.policies.len(), policy.preserve_ordering),
-            window,
+            window: Window::new(policy.window),
             policy,
             lapsed: Vec::new(),
             waiting_since: Timestamp::default(),
@@ -199,10 +203,10 @@ impl<T> UrgentFirst<T> {
         std::mem::take(&mut self.lapsed)
     }
 
-    /// A batch has ended.
-    pub(super) fn finished(&mut self, now: Timestamp, took: Option<Duration>) {
+    /// A batch of so many entries has ended.
+    pub(super) fn finished(&mut self, now: Timestamp, entries: usize, took: Option<Duration>) {
         if let Some(took) = took {
-            self.window.finished(now, took);
+            self.window.finished(now, entries, took);
         }
         self.decided = None;
     }
@@ -230,7 +234,9 @@ impl<T> UrgentFirst<T> {
             self.decided = None;
             let moment = Moment::new(now, room, forecast);
             let (mut gathered, mut filling, dropped) = self.gather(lead, moment, Plan::Cut, trigger, forecast, &is_gone, gone);
-            if filling.entries == 0 || dropped && !filling.is_full() && !gathered.is_stopped {
+            // Without the one who led, another bucket may be more urgent.
+            let led_wrongly = dropped.leader && self.buckets.is_mixed();
+            if dropped.any && (led_wrongly || filling.entries == 0 || !filling.is_full() && !gathered.is_stopped) {
                 // It is less than was decided on.
                 self.buckets.put_back(gathered);
                 continue;
@@ -260,8 +266,7 @@ impl<T> UrgentFirst<T> {
         }
     }
 
-    /// Gathers a batch by a plan. Who has gone or is late falls out of the queue on the way; the flag says whether
-    /// somebody did.
+    /// Gathers a batch by a plan. Who has gone or is late falls out of the queue on the way.
     #[allow(clippy::too_many_arguments, reason = "all of it belongs to one step of `poll`")]
     fn gather<'a>(
         &mut self,
@@ -272,29 +277,28 @@ impl<T> UrgentFirst<T> {
         forecast: &'a Forecast,
         is_gone: &impl Fn(&T) -> bool,
         gone: &mut Vec<T>,
-    ) -> (Gathered, Filling<'a>, bool) {
+    ) -> (Gathered, Filling<'a>, Dropped) {
         let limits = Limits { rows: self.policy.max_rows.get(), cost: self.policy.max_cost.map_or(u64::MAX, NonZeroU64::get) };
         let mut filling = Filling::new(limits, plan, moment.start, forecast, trigger);
-        let mut dropped = false;
+        let mut dropped = Dropped::default();
         let lapsed = &mut self.lapsed;
         let gathered = self.buckets.gather(
             lead,
             |slot| {
-                if is_gone(&slot.item) {
-                    return Judgment::Drop(None);
-                }
                 let times = Times { start_by: slot.start_by, finish_by: slot.finish_by, cost: slot.cost };
-                match moment.lapse(times, forecast) {
-                    Some(lapse) => Judgment::Drop(Some(lapse)),
+                let out = if is_gone(&slot.item) { Some(None) } else { moment.lapse(times, forecast).map(Some) };
+                match out {
+                    Some(out) => {
+                        dropped.any = true;
+                        dropped.leader |= filling.entries == 0;
+                        Judgment::Drop(out)
+                    }
                     None => filling.judge(slot.places(), times),
                 }
             },
-            |item, lapse| {
-                dropped = true;
-                match lapse {
-                    None => gone.push(item),
-                    Some(lapse) => lapsed.push((item, lapse)),
-                }
+            |item, lapse| match lapse {
+                None => gone.push(item),
+                Some(lapse) => lapsed.push((item, lapse)),
             },
         );
         (gathered, filling, dropped)

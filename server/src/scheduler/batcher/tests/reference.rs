@@ -48,15 +48,11 @@ struct Naive {
 
 impl Naive {
     fn new(policy: DynamicBatching, instances: usize) -> Self {
-        let window = match policy.window {
-            WindowPolicy::Auto { cap } => Window::new(cap),
-            WindowPolicy::Fixed(delay) => Window::fixed(delay),
-        };
         Self {
             passed_over: vec![0; 2 * policy.policies.len()],
-            policy,
             forecast: Forecast::new(instances),
-            window,
+            window: Window::new(policy.window),
+            policy,
             list: Vec::new(),
             lapsed: Vec::new(),
             waiting_since: Timestamp::default(),
@@ -244,6 +240,7 @@ impl Naive {
         let beyond = line.iter().position(|(_, _, place, _)| limit.is_some_and(|limit| *place > limit));
         let line: Vec<usize> = line.iter().map(|(.., item)| *item).take(beyond.unwrap_or(usize::MAX)).collect();
         let (batch, dropped) = self.fill_by(None, &line, now, start, left);
+        let position = |item: usize| line.iter().position(|own| *own == item);
         for (item, lapse) in &dropped {
             self.list.retain(|own| own.entry.item != *item);
             match lapse {
@@ -251,7 +248,14 @@ impl Naive {
                 None => gone.push(*item),
             }
         }
+        let is_mixed = self.list.iter().any(|own| own.entry.key != key);
         let is_stopped = batch.is_stopped || beyond.is_some();
+        // Without the one who led, another bucket may be more urgent.
+        let has_led =
+            |item: &(usize, Option<Lapse>)| batch.members.first().is_none_or(|first| position(item.0) < position(*first));
+        if is_mixed && dropped.iter().any(has_led) {
+            return None;
+        }
         if batch.members.is_empty() || !dropped.is_empty() && !self.is_full(batch.rows, batch.cost) && !is_stopped {
             return None;
         }
@@ -422,8 +426,8 @@ impl Pair {
         let (id, cost) = self.in_flight.remove(0);
         let (now, took) = (tenths(self.now), took(cost));
         self.batcher.finish(now, id, Some(Ran { rows: 1, cost, took }));
-        self.naive.forecast.arrive(now, id, Some(Ran { rows: 1, cost, took }));
-        self.naive.window.finished(now, took);
+        let entries = self.naive.forecast.arrive(now, id, Some(Ran { rows: 1, cost, took }));
+        self.naive.window.finished(now, entries, took);
     }
 }
 
