@@ -20,6 +20,7 @@ pub mod queue;
 pub mod simulation;
 pub mod validate;
 
+mod drive;
 mod driver;
 mod mailbox;
 mod timer;
