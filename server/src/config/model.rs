@@ -12,6 +12,8 @@ use crate::tensor::TensorSpec;
 use super::batching::{self, BatchingSpecs, DynamicBatching, QueuePolicy};
 use super::ensemble::EnsembleGraph;
 use super::instance_group::{DeviceShare, InstanceGroup};
+use super::metrics;
+use super::reuse::Reuse;
 use super::tensors;
 use super::version_policy::VersionPolicy;
 use super::warmup::WarmupSample;
@@ -68,6 +70,8 @@ pub struct ModelConfig {
     pub device_share: DeviceShare,
     /// How requests come to run.
     pub scheduling: Scheduling,
+    /// What of its answers is used again.
+    pub reuse: Reuse,
     /// A request may get any number of responses.
     pub decoupled: bool,
     /// Levels of ensembles, this one included: 0 for a plain model, and for an ensemble that has not been
@@ -77,6 +81,8 @@ pub struct ModelConfig {
     pub parameters: BTreeMap<String, String>,
     /// Extra labels of the model's metrics.
     pub metric_tags: BTreeMap<String, String>,
+    /// Bounds in nanoseconds of the histogram of first responses, where the model has its own.
+    pub first_response_bounds: Option<Arc<[u64]>>,
     /// Requests to run before the model is ready.
     pub warmup: Vec<WarmupSample>,
     /// Fields that were accepted and do nothing here; each names its field.
@@ -120,7 +126,9 @@ impl ModelConfig {
         let parameters = written.parameters.iter().map(|(key, value)| (key.clone(), value.string_value.clone())).collect();
         let device_share = DeviceShare::parse(&model, &parameters, &mut problems);
         let warmup = WarmupSample::parse_all(&model, &written.model_warmup, max_batch_rows, &mut problems);
+        let first_response_bounds = metrics::first_response_bounds(&model, written.model_metrics.as_ref(), &mut problems);
         refuse_unsupported(&written, &mut problems);
+        let reuse = Reuse::parse(&written, &parameters, &mut problems);
         let specs = Specs { backend, max_batch_rows, inputs: &inputs, outputs: &outputs, parameters: &parameters };
         let scheduling = parse_scheduling(&written, &specs, &mut problems);
         let (Some(scheduling), true) = (scheduling, problems.is_empty()) else {
@@ -142,10 +150,12 @@ impl ModelConfig {
             instance_groups,
             device_share,
             scheduling,
+            reuse,
             decoupled,
             nesting: 0,
             parameters,
             metric_tags,
+            first_response_bounds,
             warmup,
             warnings,
             wire,
@@ -316,7 +326,6 @@ fn refuse_unsupported(written: &wire::ModelConfig, problems: &mut Vec<ConfigProb
         (written.model_repository_agents.is_some(), "model_repository_agents"),
         (written.model_operations.is_some(), "model_operations"),
         (is_other_weights_file(written), "default_model_filename (models on candle are read from model.safetensors)"),
-        (written.response_cache.is_some_and(|cache| cache.enable), "response_cache.enable"),
     ];
     for (is_set, field) in refused {
         if is_set {
@@ -354,9 +363,9 @@ fn unused_fields(written: &wire::ModelConfig) -> Vec<String> {
         (!written.runtime.is_empty(), "runtime"),
         (!written.cc_model_filenames.is_empty(), "cc_model_filenames"),
         (written.backend != "candle" && !written.default_model_filename.is_empty(), "default_model_filename"),
-        (written.model_metrics.is_some(), "model_metrics"),
     ];
     fields.extend(hints.iter().filter(|(is_set, _)| *is_set).map(|(_, field)| (*field).to_owned()));
+    fields.extend(metrics::unused(written.model_metrics.as_ref()));
     fields
 }
 

@@ -7,7 +7,7 @@
 //! **Invariant:** the lock on the records is never held while a model is opened, dropped or called.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -16,11 +16,15 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
 
+use crate::clock;
 use crate::error::{ControlError, InferError};
 use crate::instance::device::{DeviceOptions, DeviceUsage, Devices};
-use crate::observe::metrics;
+use crate::observe::host::HostReading;
+use crate::observe::metrics::{self, Page};
+use crate::observe::options::MetricsOptions;
 use crate::observe::statistics::ModelStatistics;
 use crate::request::VersionChoice;
+use crate::scheduler::reuse::ResponseCache;
 use crate::scheduler::{ComposingModels, ModelHandle};
 
 mod definition;
@@ -70,8 +74,12 @@ pub struct RepositoryOptions {
     pub config_name: Option<String>,
     /// Whether what a configuration leaves out is filled in from the model's files.
     pub auto_complete: bool,
+    /// What is recorded for the metrics page, and shown there.
+    pub metrics: MetricsOptions,
     /// How models share devices.
     pub devices: DeviceOptions,
+    /// Bytes of the response cache of all models; without it there is none.
+    pub response_cache_bytes: Option<NonZeroU64>,
 }
 
 impl RepositoryOptions {
@@ -86,7 +94,9 @@ impl RepositoryOptions {
             strict_readiness: true,
             config_name: None,
             auto_complete: true,
+            metrics: MetricsOptions::default(),
             devices: DeviceOptions::default(),
+            response_cache_bytes: None,
         }
     }
 }
@@ -137,6 +147,7 @@ pub struct Repository {
     permits: Arc<Semaphore>,
     /// What the instances of all models share.
     devices: Arc<Devices>,
+    cache: Option<Arc<ResponseCache>>,
     /// Gives each version that is opened, and each override, a number of its own.
     numbers: AtomicU64,
     /// Versions that are open, serving or not.
@@ -154,6 +165,7 @@ impl Repository {
         Arc::new_cyclic(|this| Self {
             permits: Arc::new(Semaphore::new(options.load_threads.get())),
             devices: Arc::new(Devices::new(options.devices.clone())),
+            cache: options.response_cache_bytes.map(|size| Arc::new(ResponseCache::new(size))),
             reading: Reading {
                 roots: scan::distinct(&options.roots),
                 config_name: options.config_name.clone(),
@@ -229,10 +241,18 @@ impl Repository {
         self.table.load().statistics(model, version)
     }
 
-    /// The counters of every version, loaded or not, as a Prometheus page.
-    pub fn render_metrics(&self) -> String {
-        let series = self.lock().series();
-        metrics::render(&series)
+    /// The counters of every version, loaded or not, as a Prometheus page, together with what is known of the machine.
+    pub fn render_metrics(&self, host: &HostReading, requests_in_flight: u64) -> String {
+        let now = clock::now();
+        let models = self.lock().series(now);
+        metrics::render(&Page { models: &models, host, options: &self.options.metrics, requests_in_flight, now })
+    }
+
+    /// Looks at how loaded every model is. Call it every few seconds.
+    pub fn measure_load(&self) {
+        let serving = self.lock().serving();
+        let now = clock::now();
+        serving.iter().for_each(|statistics| statistics.measure_load(now));
     }
 
     fn next_number(&self) -> u64 {
