@@ -87,7 +87,7 @@ impl TestModel {
             let request = request.finish();
             let rows = request.rows;
             self.served.statistics.enter_queue();
-            batch.push(Entry { request, responder, queued_at: clock::now(), deadline: None, delayed_from: None }, rows);
+            batch.push(Entry { request, responder, queued_at: clock::now(), deadline: None, delayed_from: None, stand_in: None }, rows);
             asked.push(Asked { deliveries, cancellation });
         }
         assert!(self.pool.try_submit(batch).is_ok(), "the queue of batches is full");
@@ -109,7 +109,7 @@ impl TestModel {
         }
         let responder = Responder::new(Box::new(Panicking), Cancellation::default());
         self.served.statistics.enter_queue();
-        let entry = Entry { request: request.finish(), responder, queued_at: clock::now(), deadline: None, delayed_from: None };
+        let entry = Entry { request: request.finish(), responder, queued_at: clock::now(), deadline: None, delayed_from: None, stand_in: None };
         assert!(self.pool.try_submit(Batch::single(entry, 1)).is_ok(), "the queue of batches is full");
     }
 

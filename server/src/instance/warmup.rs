@@ -45,7 +45,7 @@ fn run_once(
     for _ in 0..if batching { sample.batch_rows } else { 1 } {
         let sink = Box::new(FirstError(Arc::clone(&first_error)));
         let responder = Responder::new(sink, Cancellation::default());
-        batch.push(Entry { request: request.clone(), responder, queued_at: clock::now(), deadline: None, delayed_from: None }, 1);
+        batch.push(Entry { request: request.clone(), responder, queued_at: clock::now(), deadline: None, delayed_from: None, stand_in: None }, 1);
     }
     // Statistics of their own, which nobody reads, keep warmup out of the model's counts.
     let uncounted = ServedVersion { statistics: Arc::default(), ..served.as_ref().clone() };

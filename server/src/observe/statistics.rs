@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::clock::Timestamp;
-use crate::error::InferError;
+use crate::error::{InferError, SequenceFault};
 use crate::request::{ComputeTiming, Entry};
 
 /// How often something happened and how long it took in sum.
@@ -53,6 +53,7 @@ impl FailureReason {
             InferError::QueueFull { .. }
             | InferError::Expired
             | InferError::Unreachable { .. }
+            | InferError::Sequence(SequenceFault::Expired)
             | InferError::SchedulerStopped => Self::Rejected,
             InferError::Cancelled => Self::Canceled,
             InferError::Execute(_) | InferError::Abandoned => Self::Backend,

@@ -82,7 +82,7 @@ fn entry(config: &ModelConfig, request: ValidRequest, responder: Responder, queu
         TimeoutAction::Reject => (client.into_iter().chain(timeout).min(), None),
         TimeoutAction::Delay => (client, timeout),
     };
-    Entry { request, responder, queued_at, deadline, delayed_from }
+    Entry { request, responder, queued_at, deadline, delayed_from, stand_in: None }
 }
 
 /// Where an ensemble finds the models of its steps.
