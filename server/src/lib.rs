@@ -14,6 +14,8 @@ pub mod error;
 pub mod request;
 pub mod tensor;
 
+pub(crate) mod sync;
+
 pub mod config;
 pub mod grpc;
 pub mod http;

@@ -345,6 +345,8 @@ pub struct Entry {
     pub responder: Responder,
     /// When it entered its model's queue.
     pub queued_at: Timestamp,
+    /// Its priority level in that queue, 1 the highest; 1 where the model has no levels.
+    pub level: usize,
     /// When it must not be started any more: the earliest of the client's deadline, the request's timeout and the
     /// queue policy's.
     pub deadline: Option<Timestamp>,
@@ -361,6 +363,7 @@ impl Entry {
             request: ValidRequest::clone(request),
             responder: Responder::nobody(),
             queued_at: request.received_at,
+            level: 1,
             deadline: None,
             delayed_from: None,
             stand_in: None,

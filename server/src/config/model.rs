@@ -169,6 +169,22 @@ impl ModelConfig {
         }
     }
 
+    /// Number of priority levels of the model's queue.
+    pub fn priority_levels(&self) -> usize {
+        match &self.scheduling {
+            Scheduling::Dynamic(dynamic) => dynamic.priority_levels.get(),
+            Scheduling::Direct(_) | Scheduling::Sequence(_) | Scheduling::Ensemble(_) => 1,
+        }
+    }
+
+    /// The level, 1 the highest, of a request of this priority (0 asks for the default).
+    pub fn level(&self, priority: u64) -> usize {
+        match &self.scheduling {
+            Scheduling::Dynamic(dynamic) => dynamic.level(priority),
+            Scheduling::Direct(_) | Scheduling::Sequence(_) | Scheduling::Ensemble(_) => 1,
+        }
+    }
+
     /// Inputs that clients send.
     pub fn client_inputs(&self) -> impl Iterator<Item = &TensorSpec> {
         self.inputs.iter().filter(|spec| spec.is_for_clients())

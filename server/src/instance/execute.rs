@@ -24,6 +24,8 @@ pub struct Execution {
     served: Arc<ServedVersion>,
     requests: Vec<Running>,
     rows: usize,
+    /// Rows that belong to nobody.
+    padding: usize,
     outputs: Vec<Option<Tensor>>,
     pub(super) marks: Marks,
     recorded: bool,
@@ -64,12 +66,14 @@ impl Execution {
         let start = clock::now();
         let rows = batch.rows();
         let outputs = served.config.outputs.len();
+        let padding = batch.members().iter().filter(|member| member.item.is_padding()).map(|member| member.rows.len()).sum();
         let requests = batch
             .into_iter()
             .map(|member| Running {
                 queue: start.since(member.item.queued_at),
                 request: member.item.request,
-                responder: Some(member.item.responder),
+                // Padding is answered to nobody; it is as if a stream had taken it over.
+                responder: Some(member.item.responder).filter(|responder| !responder.is_finished()),
                 rows: member.rows,
                 outputs: vec![None; outputs],
                 parameters: Parameters::new(),
@@ -77,7 +81,7 @@ impl Execution {
             })
             .collect();
         let marks = Marks { start, input_done: None, infer_done: None };
-        Self { served, requests, rows, outputs: vec![None; outputs], marks, recorded: false }
+        Self { served, requests, rows, padding, outputs: vec![None; outputs], marks, recorded: false }
     }
 
     /// The model's configuration.
@@ -195,7 +199,7 @@ impl Execution {
         let stream = ResponseStream::new(Arc::clone(&self.served), running.request.clone(), responder, running.queue, self.marks);
         if !self.recorded {
             self.recorded = true;
-            self.served.statistics.record_batch(self.rows, self.marks.timing(clock::now()), &[]);
+            self.served.statistics.record_padded_batch(self.rows, self.padding, self.marks.timing(clock::now()), &[]);
         }
         Some(stream)
     }
@@ -251,7 +255,7 @@ impl Execution {
             if self.recorded {
                 answered.iter().for_each(|request| statistics.record_success(*request, timing));
             } else {
-                statistics.record_batch(self.rows, timing, &answered);
+                statistics.record_padded_batch(self.rows, self.padding, timing, &answered);
             }
         }
         for (running, mut responder, answer) in answers {

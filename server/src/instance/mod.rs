@@ -2,22 +2,28 @@
 //! outputs. May import the words, `config`, `observe` and `models`; must never import `scheduler`, `grpc`,
 //! `repository` or `proto`. Only this folder looks inside tensors on their way to a model.
 
+use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{BackendKind, InstanceGroup, ModelConfig};
 use crate::error::{ExecuteError, LoadError};
 use crate::observe::statistics::ModelStatistics;
+use crate::sync;
 
 mod builtin;
 mod candle;
 mod execute;
 mod gather;
 mod pool;
+mod ready;
 mod split;
 mod stream;
+mod thread;
 mod warmup;
 
+#[cfg(test)]
+mod ready_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -83,4 +89,13 @@ pub fn open_backend(served: &ServedVersion) -> Result<Arc<dyn Backend>, LoadErro
             reason: "an ensemble has no instances of its own".to_owned(),
         }),
     }
+}
+
+/// What a panic says, where it says something.
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|message| (*message).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::ModelConfig;
 use crate::error::ExecuteError;
 use crate::request::{ComputeTiming, InferResponse, OutputTensor, Parameters, ValidRequest};
-use crate::tensor::{Shape, Strings, Tensor, TensorSpec};
+use crate::tensor::{Shape, Strings, Tensor, TensorRole, TensorSpec};
 
 use super::ServedVersion;
 
@@ -109,6 +109,11 @@ fn client_view(config: &ModelConfig, spec: &TensorSpec, tensor: Tensor, rows: us
     } else {
         (None, sizes)
     };
+    // A state is the next request's input, so its shape is held to the configuration here.
+    if spec.role == TensorRole::State && !spec.dims.admits(inner) {
+        let expected = format!("shape {} behind the batch dimension, as it is an input of the next request", spec.dims);
+        return Err(wrong(expected, tensor.shape().to_string()));
+    }
     let Some(reshape) = &spec.reshape else {
         return Ok(tensor);
     };

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::batch::Batch;
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::config::ModelConfig;
 use crate::error::{InferError, LoadError};
 use crate::observe::statistics::Counts;
@@ -78,20 +78,44 @@ impl TestModel {
 
     /// Runs requests as one batch.
     pub(super) fn run(&self, requests: Vec<TestRequest<'_>>) -> Vec<Asked> {
+        self.run_by(requests.into_iter().map(|request| (request, None)).collect())
+    }
+
+    /// Runs requests as one batch, each with its deadline.
+    pub(super) fn run_by(&self, requests: Vec<(TestRequest<'_>, Option<Timestamp>)>) -> Vec<Asked> {
+        let (batch, asked) = self.batch(requests);
+        assert!(self.pool.try_submit(batch).is_ok(), "the queue of batches is full");
+        asked
+    }
+
+    /// Runs one request on one instance.
+    pub(super) fn ask_instance(&self, instance: usize, request: TestRequest<'_>) -> Asked {
+        let (batch, mut asked) = self.batch(vec![(request, None)]);
+        assert!(self.pool.try_submit_to(instance, batch).is_ok(), "the queue of batches is full");
+        asked.pop().unwrap()
+    }
+
+    /// Waits until instances have taken every batch.
+    pub(super) fn wait_until_taken(&self) {
+        while self.pool.waiting() > 0 {
+            std::thread::yield_now();
+        }
+    }
+
+    fn batch(&self, requests: Vec<(TestRequest<'_>, Option<Timestamp>)>) -> (Batch<Entry>, Vec<Asked>) {
         let mut batch = Batch::default();
         let mut asked = Vec::new();
-        for request in requests {
+        for (request, deadline) in requests {
             let (sender, deliveries) = bounded(DELIVERIES);
             let cancellation = Cancellation::default();
             let responder = Responder::new(Box::new(Sink(sender)), cancellation.clone());
             let request = request.finish();
             let rows = request.rows;
-            self.served.statistics.enter_queue();
-            batch.push(Entry { request, responder, queued_at: clock::now(), deadline: None, delayed_from: None, stand_in: None }, rows);
+            self.served.statistics.enter_queue(1);
+            batch.push(Entry { request, responder, queued_at: clock::now(), level: 1, deadline, delayed_from: None, stand_in: None }, rows);
             asked.push(Asked { deliveries, cancellation });
         }
-        assert!(self.pool.try_submit(batch).is_ok(), "the queue of batches is full");
-        asked
+        (batch, asked)
     }
 
     /// Runs one request alone.
@@ -108,8 +132,9 @@ impl TestModel {
             }
         }
         let responder = Responder::new(Box::new(Panicking), Cancellation::default());
-        self.served.statistics.enter_queue();
-        let entry = Entry { request: request.finish(), responder, queued_at: clock::now(), deadline: None, delayed_from: None, stand_in: None };
+        self.served.statistics.enter_queue(1);
+        let entry =
+            Entry { request: request.finish(), responder, queued_at: clock::now(), level: 1, deadline: None, delayed_from: None, stand_in: None };
         assert!(self.pool.try_submit(Batch::single(entry, 1)).is_ok(), "the queue of batches is full");
     }
 

@@ -45,13 +45,16 @@ fn run_once(
     for _ in 0..if batching { sample.batch_rows } else { 1 } {
         let sink = Box::new(FirstError(Arc::clone(&first_error)));
         let responder = Responder::new(sink, Cancellation::default());
-        batch.push(Entry { request: request.clone(), responder, queued_at: clock::now(), deadline: None, delayed_from: None, stand_in: None }, 1);
+        batch.push(
+            Entry { request: request.clone(), responder, queued_at: clock::now(), level: 1, deadline: None, delayed_from: None, stand_in: None },
+            1,
+        );
     }
     // Statistics of their own, which nobody reads, keep warmup out of the model's counts.
     let uncounted = ServedVersion { statistics: Arc::default(), ..served.as_ref().clone() };
     let mut execution = Execution::start(Arc::new(uncounted), batch);
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| instance.execute(&mut execution)));
-    let result = caught.map_err(|panic| failed(format!("the model panicked: {}", super::pool::panic_message(panic.as_ref()))))?;
+    let result = caught.map_err(|panic| failed(format!("the model panicked: {}", super::panic_message(panic.as_ref()))))?;
     execution.finish(result);
     let error: Option<InferError> = first_error.lock().unwrap_or_else(PoisonError::into_inner).take();
     error.map_or(Ok(()), |error| Err(failed(error.to_string())))

@@ -29,6 +29,14 @@ pub const COMPUTE_INPUT_DURATION: &str = "nv_inference_compute_input_duration_us
 pub const COMPUTE_INFER_DURATION: &str = "nv_inference_compute_infer_duration_us";
 /// Counter of microseconds of splitting outputs.
 pub const COMPUTE_OUTPUT_DURATION: &str = "nv_inference_compute_output_duration_us";
+/// Counter of requests answered from the response cache.
+pub const CACHE_HITS: &str = "nv_cache_num_hits_per_model";
+/// Counter of requests whose answer was not in the response cache.
+pub const CACHE_MISSES: &str = "nv_cache_num_misses_per_model";
+/// Counter of microseconds of looking into the response cache, where that found the answer.
+pub const CACHE_HIT_DURATION: &str = "nv_cache_hit_duration_per_model";
+/// Counter of microseconds of looking into the response cache and putting the answer there, where it was not.
+pub const CACHE_MISS_DURATION: &str = "nv_cache_miss_duration_per_model";
 /// Gauge of requests that wait for execution.
 pub const PENDING_REQUESTS: &str = "nv_inference_pending_request_count";
 /// Gauge of the seconds that the last load took.
@@ -51,6 +59,8 @@ pub struct Series {
     pub load_seconds: f64,
     /// Whether it serves. Of one that was unloaded only the failure counters stay.
     pub is_loaded: bool,
+    /// Whether its answers go through the response cache.
+    pub is_cached: bool,
 }
 
 type Value = fn(&Series) -> f64;
@@ -111,6 +121,34 @@ const COUNTERS: [Family; 8] = [
     },
 ];
 
+/// Of models whose answers go through the response cache.
+const CACHE_COUNTERS: [Family; 4] = [
+    Family {
+        name: CACHE_HITS,
+        help: "Requests answered from the response cache",
+        kind: COUNTER,
+        value: |series| number(series.counts.cache_hit.count),
+    },
+    Family {
+        name: CACHE_MISSES,
+        help: "Requests whose answer was not in the response cache",
+        kind: COUNTER,
+        value: |series| number(series.counts.cache_miss.count),
+    },
+    Family {
+        name: CACHE_HIT_DURATION,
+        help: "Microseconds of response cache lookups that found the answer",
+        kind: COUNTER,
+        value: |series| micros(series.counts.cache_hit),
+    },
+    Family {
+        name: CACHE_MISS_DURATION,
+        help: "Microseconds of response cache lookups that did not find the answer, and of putting it there",
+        kind: COUNTER,
+        value: |series| micros(series.counts.cache_miss),
+    },
+];
+
 const SUCCESSES: Family = Family {
     name: REQUEST_SUCCESS,
     help: "Requests that were answered",
@@ -129,13 +167,21 @@ pub fn render(all: &[Series]) -> String {
     for counter in &COUNTERS {
         family(&mut page, counter, all);
     }
+    for counter in &CACHE_COUNTERS {
+        family_of(&mut page, counter, all, |series| series.is_cached);
+    }
     family(&mut page, &LOADS, all);
     page
 }
 
 fn family(page: &mut String, family: &Family, all: &[Series]) {
+    family_of(page, family, all, |_| true);
+}
+
+/// A family of the models to which it applies.
+fn family_of(page: &mut String, family: &Family, all: &[Series], applies: impl Fn(&Series) -> bool) {
     head(page, family.name, family.help, family.kind);
-    for series in all.iter().filter(|series| series.is_loaded) {
+    for series in all.iter().filter(|series| series.is_loaded && applies(series)) {
         line(page, family.name, &labels(series, None), (family.value)(series));
     }
 }
@@ -214,11 +260,14 @@ mod tests {
                 failures: [1, 0, 2, 0],
                 queue: tally(5, 1_000),
                 compute_infer: tally(5, 999),
+                cache_hit: tally(3, 2_000),
+                cache_miss: tally(2, 9_000),
                 ..Counts::default()
             },
             pending: 2,
             load_seconds: 0.25,
             is_loaded,
+            is_cached: true,
         }
     }
 
@@ -258,11 +307,31 @@ mod tests {
             # HELP nv_inference_pending_request_count Requests that wait for execution
             # TYPE nv_inference_pending_request_count gauge
             nv_inference_pending_request_count{_zone_1="a\"b\\c\nd",model="m",version="3"} 2
+            # HELP nv_cache_num_hits_per_model Requests answered from the response cache
+            # TYPE nv_cache_num_hits_per_model counter
+            nv_cache_num_hits_per_model{_zone_1="a\"b\\c\nd",model="m",version="3"} 3
+            # HELP nv_cache_num_misses_per_model Requests whose answer was not in the response cache
+            # TYPE nv_cache_num_misses_per_model counter
+            nv_cache_num_misses_per_model{_zone_1="a\"b\\c\nd",model="m",version="3"} 2
+            # HELP nv_cache_hit_duration_per_model Microseconds of response cache lookups that found the answer
+            # TYPE nv_cache_hit_duration_per_model counter
+            nv_cache_hit_duration_per_model{_zone_1="a\"b\\c\nd",model="m",version="3"} 2
+            # HELP nv_cache_miss_duration_per_model Microseconds of response cache lookups that did not find the answer, and of putting it there
+            # TYPE nv_cache_miss_duration_per_model counter
+            nv_cache_miss_duration_per_model{_zone_1="a\"b\\c\nd",model="m",version="3"} 9
             # HELP nv_model_load_duration_secs Seconds that the last load took
             # TYPE nv_model_load_duration_secs gauge
             nv_model_load_duration_secs{_zone_1="a\"b\\c\nd",model="m",version="3"} 0.25
         "#]]
         .assert_eq(&render(&[series("m", true)]));
+    }
+
+    #[test]
+    fn cache_families_are_of_models_that_are_cached() {
+        let page = render(&[Series { is_cached: false, ..series("plain", true) }, series("cached", true)]);
+        let lines: Vec<&str> = page.lines().filter(|line| line.starts_with("nv_cache_")).collect();
+        assert_eq!(lines.len(), CACHE_COUNTERS.len(), "{page}");
+        assert!(lines.iter().all(|line| line.contains("model=\"cached\"")), "{page}");
     }
 
     #[test]

@@ -179,6 +179,11 @@ pub struct Counts {
     pub compute_infer: Tally,
     /// Output splitting, per answered request.
     pub compute_output: Tally,
+    /// Requests answered from the response cache, and how long looking there took.
+    pub cache_hit: Tally,
+    /// Requests answered whose answer was not in the response cache, and how long looking there and putting it there
+    /// took.
+    pub cache_miss: Tally,
     /// By rows of the executed batch.
     pub batches: BTreeMap<usize, BatchTally>,
     /// By response index; decoupled models only.
@@ -186,10 +191,10 @@ pub struct Counts {
 }
 
 impl Counts {
-    fn add_execution(&mut self, rows: usize, timing: ComputeTiming) {
+    fn add_execution(&mut self, rows: usize, padding: usize, timing: ComputeTiming) {
         self.last_inference_ms = clock::unix_millis();
         self.execution_count += 1;
-        self.inference_count += u64::try_from(rows.max(1)).unwrap_or(u64::MAX);
+        self.inference_count += u64::try_from(rows.saturating_sub(padding).max(1)).unwrap_or(u64::MAX);
         let batch = self.batches.entry(rows.max(1)).or_default();
         batch.compute_input.add(timing.input);
         batch.compute_infer.add(timing.infer);
@@ -206,14 +211,28 @@ impl Counts {
 }
 
 /// Statistics of one model version. One short lock per batch keeps the counts consistent with each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ModelStatistics {
     counts: Mutex<Counts>,
-    pending: AtomicU64,
+    /// Requests between queue entry and execution, by priority level; the first is level 1.
+    pending: Box<[AtomicU64]>,
     stages: StageCounts,
 }
 
+impl Default for ModelStatistics {
+    /// Statistics of a model without priority levels.
+    fn default() -> Self {
+        Self::with_levels(1)
+    }
+}
+
 impl ModelStatistics {
+    /// Statistics of a model with so many priority levels.
+    pub fn with_levels(levels: usize) -> Self {
+        let pending = (0..levels.max(1)).map(|_| AtomicU64::new(0)).collect();
+        Self { counts: Mutex::default(), pending, stages: StageCounts::default() }
+    }
+
     fn with<R>(&self, change: impl FnOnce(&mut Counts) -> R) -> R {
         change(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -221,8 +240,14 @@ impl ModelStatistics {
     /// Counts one executed batch together with those of its requests that were answered. The batch's
     /// whole time is charged to each of them. Call it before the answers are delivered.
     pub fn record_batch(&self, rows: usize, timing: ComputeTiming, answered: &[RequestTiming]) {
+        self.record_padded_batch(rows, 0, timing, answered);
+    }
+
+    /// As [`ModelStatistics::record_batch`], for a batch of which `padding` rows belong to no request: they are rows of
+    /// the executed batch, and no inferences.
+    pub fn record_padded_batch(&self, rows: usize, padding: usize, timing: ComputeTiming, answered: &[RequestTiming]) {
         self.with(|counts| {
-            counts.add_execution(rows, timing);
+            counts.add_execution(rows, padding, timing);
             for request in answered {
                 counts.add_success(*request, timing);
             }
@@ -232,6 +257,21 @@ impl ModelStatistics {
     /// Counts a request that was answered later than its batch: the last response of a decoupled model.
     pub fn record_success(&self, request: RequestTiming, timing: ComputeTiming) {
         self.with(|counts| counts.add_success(request, timing));
+    }
+
+    /// Counts a request that was answered from the response cache, which took `lookup`. Nothing was computed.
+    pub fn record_cache_hit(&self, request: RequestTiming, lookup: Duration) {
+        self.with(|counts| {
+            counts.success.add(request.total);
+            counts.queue.add(request.queue);
+            counts.cache_hit.add(lookup);
+        });
+    }
+
+    /// Counts the part that the response cache had in a request that was answered without it: looking there, and
+    /// putting the answer there. The answer itself is counted by whoever made it.
+    pub fn record_cache_miss(&self, spent: Duration) {
+        self.with(|counts| counts.cache_miss.add(spent));
     }
 
     /// Counts a request that failed.
@@ -270,14 +310,20 @@ impl ModelStatistics {
         });
     }
 
-    /// A request entered the model's queue.
-    pub fn enter_queue(&self) {
-        self.pending.fetch_add(1, Ordering::Relaxed);
+    /// A request of this priority level (from 1) entered the model's queue.
+    pub fn enter_queue(&self, level: usize) {
+        self.level(level).fetch_add(1, Ordering::Relaxed);
     }
 
-    /// So many requests left the queue, to run or to fail.
-    pub fn leave_queue(&self, requests: u64) {
-        self.pending.fetch_sub(requests, Ordering::Relaxed);
+    /// So many requests of this priority level left the queue, to run or to fail.
+    pub fn leave_queue(&self, level: usize, requests: u64) {
+        self.level(level).fetch_sub(requests, Ordering::Relaxed);
+    }
+
+    /// The counter of a level; levels that the model does not have count as the nearest one that it has, so that what
+    /// enters and what leaves meet at the same counter.
+    fn level(&self, level: usize) -> &AtomicU64 {
+        &self.pending[level.clamp(1, self.pending.len()) - 1]
     }
 
     /// Counts a request that fails before it ran, and answers it.
@@ -294,7 +340,12 @@ impl ModelStatistics {
 
     /// Requests between queue entry and execution.
     pub fn pending(&self) -> u64 {
-        self.pending.load(Ordering::Relaxed)
+        self.pending_by_level().sum()
+    }
+
+    /// Requests between queue entry and execution, by priority level; the first is level 1.
+    pub fn pending_by_level(&self) -> impl Iterator<Item = u64> {
+        self.pending.iter().map(|level| level.load(Ordering::Relaxed))
     }
 
     /// All counts at one moment.
@@ -306,6 +357,18 @@ impl ModelStatistics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pending_requests_count_at_their_level() {
+        let statistics = ModelStatistics::with_levels(3);
+        for level in [1, 3, 3, 0, 9] {
+            statistics.enter_queue(level);
+        }
+        assert_eq!((statistics.pending_by_level().collect::<Vec<_>>(), statistics.pending()), (vec![2, 0, 3], 5));
+        statistics.leave_queue(3, 2);
+        statistics.leave_queue(9, 1);
+        assert_eq!((statistics.pending_by_level().collect::<Vec<_>>(), statistics.pending()), (vec![2, 0, 0], 2));
+    }
 
     #[test]
     fn response_indices_are_bounded_and_no_response_is_lost() {

@@ -131,7 +131,7 @@ impl Repository {
         let served = ServedVersion {
             config: Arc::clone(&definition.config),
             version,
-            statistics: Arc::default(),
+            statistics: Arc::new(ModelStatistics::with_levels(definition.config.priority_levels())),
             model_directory: definition.directory.clone(),
             version_directory: definition.versions.get(&version).cloned().unwrap_or_default(),
         };

@@ -243,6 +243,7 @@ impl Records {
                 pending: known.statistics.pending(),
                 load_seconds: known.load_seconds,
                 is_loaded: known.live.is_some(),
+                is_cached: known.live.as_ref().is_some_and(|live| live.handle.is_cached()),
             })
             .collect()
     }

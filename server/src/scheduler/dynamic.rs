@@ -79,13 +79,13 @@ impl DynamicScheduler {
 impl Scheduler for DynamicScheduler {
     fn enqueue(&self, group: Vec<Entry>) {
         for entry in group {
-            self.statistics.enter_queue();
+            self.statistics.enter_queue(entry.level);
             if let Err(error) = self.sender.try_send(entry) {
-                self.statistics.leave_queue(1);
                 let (entry, stopped) = match error {
                     mpsc::error::TrySendError::Full(entry) => (entry, false),
                     mpsc::error::TrySendError::Closed(entry) => (entry, true),
                 };
+                self.statistics.leave_queue(entry.level, 1);
                 let error = if stopped { InferError::SchedulerStopped } else { entry.queue_full() };
                 self.statistics.refuse(entry, error, Stage::Admission, clock::now());
             }
@@ -125,7 +125,7 @@ impl Task {
                 item: entry,
             };
             if let Err(entry) = self.batcher.push(priority, waiting) {
-                self.statistics.leave_queue(1);
+                self.statistics.leave_queue(entry.level, 1);
                 let error = entry.queue_full();
                 self.statistics.refuse(entry, error, Stage::Admission, clock::now());
             }
@@ -135,7 +135,7 @@ impl Task {
     fn dispatch(&mut self) {
         let now = clock::now();
         for entry in self.batcher.expire(now) {
-            self.statistics.leave_queue(1);
+            self.statistics.leave_queue(entry.level, 1);
             self.statistics.refuse(entry, InferError::Expired, Stage::Queue, now);
         }
         let mut gone = Vec::new();
@@ -147,7 +147,7 @@ impl Task {
             }
         }
         for entry in gone {
-            self.statistics.leave_queue(1);
+            self.statistics.leave_queue(entry.level, 1);
             self.statistics.refuse(entry, InferError::Cancelled, Stage::Queue, now);
         }
     }
@@ -155,7 +155,7 @@ impl Task {
     fn refuse_batch(&self, batch: Batch<Entry>) {
         let now = clock::now();
         for member in batch {
-            self.statistics.leave_queue(1);
+            self.statistics.leave_queue(member.item.level, 1);
             self.statistics.refuse(member.item, InferError::SchedulerStopped, Stage::Queue, now);
         }
     }

@@ -61,6 +61,11 @@ impl ModelHandle {
         Self::new(config, version, statistics, scheduler)
     }
 
+    /// Whether its answers go through the response cache.
+    pub fn is_cached(&self) -> bool {
+        false
+    }
+
     /// Checks a request and enqueues it. A request that is not valid is answered with its error and
     /// never counted; all others are counted.
     pub fn submit(&self, request: InferRequest, mut responder: Responder) {
@@ -82,7 +87,7 @@ fn entry(config: &ModelConfig, request: ValidRequest, responder: Responder, queu
         TimeoutAction::Reject => (client.into_iter().chain(timeout).min(), None),
         TimeoutAction::Delay => (client, timeout),
     };
-    Entry { request, responder, queued_at, deadline, delayed_from, stand_in: None }
+    Entry { level: config.level(request.options.priority), request, responder, queued_at, deadline, delayed_from, stand_in: None }
 }
 
 /// Where an ensemble finds the models of its steps.

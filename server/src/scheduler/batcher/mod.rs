@@ -7,6 +7,9 @@ use crate::config::{DynamicBatching, TimeoutAction};
 
 use super::queue::{Pick, Queue, Waiting};
 
+pub mod fit;
+pub mod window;
+
 /// Forms batches. Level by level, first in first out within a level; entries whose shapes do not suit a
 /// batch stay in place for the next one and hold nobody up.
 #[derive(Debug)]
