@@ -125,11 +125,15 @@ pub enum SequenceProblem {
     Utilization { model: String },
     #[error("sequence batching state '{state}' must specify '{field}' for {model}")]
     StateWithout { model: String, state: String, field: &'static str },
-    #[error("sequence batching state '{state}' dimension must be integer >= 1, or -1 to indicate a variable-size dimension for {model}")]
+    #[error(
+        "sequence batching state '{state}' dimension must be integer >= 1, or -1 to indicate a variable-size dimension for {model}"
+    )]
     StateDims { model: String, state: String },
     #[error("The data type used for 'initial_state' field of state '{state}' does not match the state data type for {model}")]
     InitialType { model: String, state: String },
-    #[error("'initial_state' field of state '{state}' must have dims that agree with the state's {expected}, got {got} for {model}")]
+    #[error(
+        "'initial_state' field of state '{state}' must have dims that agree with the state's {expected}, got {got} for {model}"
+    )]
     InitialDims { model: String, state: String, expected: Dims, got: String },
     #[error("state '{state}' must have at most one 'initial_state' for {model}, got {got}")]
     InitialStates { model: String, state: String, got: usize },
@@ -404,7 +408,9 @@ pub enum SequenceFault {
     NoId { model: String },
     #[error("correlation ID of an inference request to model '{model}' must have at most {limit} bytes, got {got}")]
     IdTooLong { model: String, limit: usize, got: usize },
-    #[error("correlation ID '{id}' of an inference request to model '{model}' does not fit the model's control input of {datatype}")]
+    #[error(
+        "correlation ID '{id}' of an inference request to model '{model}' does not fit the model's control input of {datatype}"
+    )]
     IdUnfit { model: String, id: String, datatype: DataType },
     #[error(
         "inference request for sequence {id} to model '{model}' must specify the START flag on the first request of the sequence"

@@ -3,6 +3,7 @@
 //! `instance`, `repository` or `grpc`. Pure: no files, no clock, no threads.
 
 mod auto_complete;
+mod batch_cost;
 mod batching;
 mod ensemble;
 mod instance_group;
@@ -13,7 +14,10 @@ mod version_policy;
 mod warmup;
 
 pub use auto_complete::{AutoModel, AutoTensor, auto_complete};
-pub use batching::{DynamicBatching, QueuePolicy, TimeoutAction};
+pub use batch_cost::BatchCost;
+pub use batching::{
+    BatcherKind, DynamicBatching, QueuePolicy, RequestTimeout, SCHEDULER_PARAMETERS, TimeoutAction, WindowPolicy,
+};
 pub use ensemble::{CheckedEnsemble, Composing, EnsembleGraph, EnsembleStep, StepTensor};
 pub use instance_group::{InstanceGroup, InstanceKind};
 pub use model::{BackendKind, ModelConfig, Scheduling};

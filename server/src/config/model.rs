@@ -9,7 +9,7 @@ use proto::inference::{self as wire, model_config::SchedulingChoice};
 use crate::error::{ConfigError, ConfigProblem, EnsembleProblem};
 use crate::tensor::TensorSpec;
 
-use super::batching::{self, DynamicBatching, QueuePolicy};
+use super::batching::{self, BatchingSpecs, DynamicBatching, QueuePolicy};
 use super::ensemble::EnsembleGraph;
 use super::instance_group::InstanceGroup;
 use super::sequence::{SequenceBatching, Surroundings};
@@ -121,8 +121,7 @@ impl ModelConfig {
         let parameters = written.parameters.iter().map(|(key, value)| (key.clone(), value.string_value.clone())).collect();
         let warmup = WarmupSample::parse_all(&model, &written.model_warmup, max_batch_rows, &mut problems);
         refuse_unsupported(&written, &mut problems);
-        let mut specs =
-            Specs { backend, max_batch_rows, inputs: &mut inputs, outputs: &mut outputs, parameters: &parameters };
+        let mut specs = Specs { backend, max_batch_rows, inputs: &mut inputs, outputs: &mut outputs, parameters: &parameters };
         let scheduling = parse_scheduling(&written, &mut specs, &mut problems);
         let (Some(scheduling), true) = (scheduling, problems.is_empty()) else {
             return Err(ConfigError { problems });
@@ -282,6 +281,8 @@ fn parse_scheduling(written: &wire::ModelConfig, specs: &mut Specs<'_>, problems
         (Some(SchedulingChoice::SequenceBatching(sequence)), _) => {
             let mut around = Surroundings {
                 model,
+                backend: specs.backend,
+                parameters: specs.parameters,
                 max_batch_rows: specs.max_batch_rows,
                 max_entries,
                 inputs: specs.inputs,
@@ -292,7 +293,8 @@ fn parse_scheduling(written: &wire::ModelConfig, specs: &mut Specs<'_>, problems
         (Some(SchedulingChoice::DynamicBatching(dynamic)), _) => {
             // Without a batch dimension nothing can be put together, but queues and priorities still count.
             let max_rows = specs.max_batch_rows.unwrap_or(NonZeroUsize::MIN);
-            Some(Scheduling::Dynamic(DynamicBatching::parse(model, dynamic, max_rows, problems)))
+            let specs = BatchingSpecs { backend: specs.backend, max_rows, inputs: specs.inputs, parameters: specs.parameters };
+            Some(Scheduling::Dynamic(DynamicBatching::parse(model, dynamic, &specs, problems)))
         }
         (None, _) => Some(Scheduling::Direct(QueuePolicy::bounded(max_entries))),
     }

@@ -223,8 +223,8 @@ pub(super) fn take_out(batch: Batch<Entry>, test: &mut dyn FnMut(&Entry) -> bool
     if batch.members().iter().all(|member| member.item.stand_in.is_none() && !member.item.is_padding()) {
         return batch.partition(|entry| !test(entry));
     }
-    let mut kept = Batch { origin: batch.origin, ..Batch::default() };
-    let mut taken = Vec::new();
+    let (mut kept, mut taken) = (Batch::default(), Vec::new());
+    kept.origin = batch.origin;
     for Member { item: entry, rows } in batch {
         match test(&entry) {
             false => kept.push(entry, rows.len()),
@@ -238,7 +238,7 @@ pub(super) fn take_out(batch: Batch<Entry>, test: &mut dyn FnMut(&Entry) -> bool
     }
     // Of nothing but padding, nobody would see the answer.
     if kept.members().iter().all(|member| member.item.is_padding()) {
-        kept = Batch { origin: kept.origin, ..Batch::default() };
+        kept = kept.partition(|_| false).0;
     }
     (kept, taken)
 }

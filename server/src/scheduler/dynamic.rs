@@ -8,14 +8,14 @@ use tokio::sync::{Notify, mpsc};
 use crate::batch::Batch;
 use crate::clock::{self, Timestamp};
 use crate::config::DynamicBatching;
-use crate::error::InferError;
-use crate::instance::InstancePool;
+use crate::error::{InferError, RequestTag};
+use crate::instance::{BatchDone, InstancePool};
 use crate::observe::statistics::{ModelStatistics, Stage};
 use crate::request::Entry;
 
 use super::Scheduler;
-use super::batcher::{DynamicBatcher, Room};
-use super::queue::Waiting;
+use super::batcher::{DynamicBatcher, Ran, Room};
+use super::queue::{Lapse, Refusal, Waiting};
 
 /// Entries taken from the channel at a time, so that a flood of arrivals does not keep batches from starting.
 const ARRIVALS_PER_TURN: usize = 256;
@@ -50,6 +50,7 @@ struct Task {
     statistics: Arc<ModelStatistics>,
     receiver: mpsc::Receiver<Entry>,
     idle: Arc<Notify>,
+    done: crossbeam_channel::Receiver<BatchDone>,
     preserve_ordering: bool,
 }
 
@@ -62,11 +63,18 @@ impl DynamicScheduler {
         let (sender, receiver) = mpsc::channel(capacity.clamp(1, MAX_TRANSIT));
         let idle = Arc::new(Notify::new());
         let notify = Arc::clone(&idle);
-        instances.on_done(move |_| notify.notify_one());
+        // As many batches are in flight at once as run and wait behind the running ones.
+        let (done_sender, done) = crossbeam_channel::bounded(2 * instances.instances());
+        instances.on_done(move |done| {
+            // A place is free: each batch in flight fills at most one.
+            let _ = done_sender.try_send(*done);
+            notify.notify_one();
+        });
         let task = Task {
             preserve_ordering: policy.preserve_ordering,
-            batcher: DynamicBatcher::new(policy).held_until(held_entries()),
+            batcher: DynamicBatcher::new(policy, instances.instances()).held_until(held_entries()),
             instances,
+            done,
             statistics: Arc::clone(&statistics),
             receiver,
             idle,
@@ -98,7 +106,8 @@ impl Task {
         let mut arrivals = Vec::with_capacity(ARRIVALS_PER_TURN);
         let mut open = true;
         while open || !self.batcher.is_empty() {
-            let wakeup = self.batcher.next_wakeup(self.room());
+            let room = self.room();
+            let wakeup = self.batcher.next_wakeup(clock::now(), room);
             tokio::select! {
                 received = self.receiver.recv_many(&mut arrivals, ARRIVALS_PER_TURN), if open => open = received > 0,
                 () = self.idle.notified() => {}
@@ -114,49 +123,75 @@ impl Task {
     }
 
     fn accept(&mut self, arrivals: &mut Vec<Entry>) {
+        let now = clock::now();
+        let mut gone = Vec::new();
         for entry in arrivals.drain(..) {
             let priority = entry.request.options.priority;
-            let deadline = entry.deadline.or(entry.delayed_from);
             let waiting = Waiting {
                 rows: entry.request.rows,
+                cost: entry.request.cost,
                 key: entry.request.batch_key.clone(),
                 queued_at: entry.queued_at,
-                deadline,
+                start_by: entry.deadline,
+                finish_by: entry.request.deadline,
+                delayed_from: entry.delayed_from,
                 item: entry,
             };
-            if let Err(entry) = self.batcher.push(priority, waiting) {
-                self.statistics.leave_queue(entry.level, 1);
-                let error = entry.queue_full();
-                self.statistics.refuse(entry, error, Stage::Admission, clock::now());
+            if let Err((entry, refusal)) = self.batcher.push(now, priority, waiting, is_gone, &mut gone) {
+                let error = match refusal {
+                    Refusal::Full { retry_after } => {
+                        InferError::QueueFull { tag: RequestTag(entry.request.id.clone()), retry_after }
+                    }
+                    Refusal::Unreachable { retry_after } => InferError::Unreachable { retry_after },
+                };
+                self.refuse(entry, error, Stage::Admission, now);
             }
+        }
+        self.refuse_gone(gone, now);
+    }
+
+    fn refuse(&self, entry: Entry, error: InferError, stage: Stage, now: Timestamp) {
+        self.statistics.leave_queue(entry.level, 1);
+        self.statistics.refuse(entry, error, stage, now);
+    }
+
+    fn refuse_gone(&self, gone: Vec<Entry>, now: Timestamp) {
+        for entry in gone {
+            self.refuse(entry, InferError::Cancelled, Stage::Queue, now);
         }
     }
 
     fn dispatch(&mut self) {
         let now = clock::now();
-        for entry in self.batcher.expire(now) {
-            self.statistics.leave_queue(entry.level, 1);
-            self.statistics.refuse(entry, InferError::Expired, Stage::Queue, now);
+        while let Ok(done) = self.done.try_recv() {
+            let took = done.ended_at.since(done.started_at);
+            let ran = (done.rows > 0).then_some(Ran { rows: done.rows, cost: done.origin.cost, took });
+            self.batcher.finish(now, done.origin.id, ran);
+        }
+        for (entry, lapse) in self.batcher.expire(now) {
+            let error = match lapse {
+                Lapse::Expired => InferError::Expired,
+                Lapse::Unreachable => InferError::Unreachable { retry_after: None },
+            };
+            self.refuse(entry, error, Stage::Queue, now);
         }
         let mut gone = Vec::new();
-        let is_gone = |entry: &Entry| entry.responder.cancellation().is_cancelled();
-        while let Some(batch) = self.batcher.poll(now, self.room(), is_gone, &mut gone) {
+        loop {
+            let room = self.room();
+            let Some(batch) = self.batcher.poll(now, room, is_gone, &mut gone) else { break };
             if let Err(batch) = self.instances.try_submit(batch) {
                 // `room` said there was a place; a pool that has none is one whose instances are gone.
+                self.batcher.finish(now, batch.origin.id, None);
                 self.refuse_batch(batch);
             }
         }
-        for entry in gone {
-            self.statistics.leave_queue(entry.level, 1);
-            self.statistics.refuse(entry, InferError::Cancelled, Stage::Queue, now);
-        }
+        self.refuse_gone(gone, now);
     }
 
     fn refuse_batch(&self, batch: Batch<Entry>) {
         let now = clock::now();
         for member in batch {
-            self.statistics.leave_queue(member.item.level, 1);
-            self.statistics.refuse(member.item, InferError::SchedulerStopped, Stage::Queue, now);
+            self.refuse(member.item, InferError::SchedulerStopped, Stage::Queue, now);
         }
     }
 
@@ -173,6 +208,10 @@ impl Task {
             _ => Room::None,
         }
     }
+}
+
+fn is_gone(entry: &Entry) -> bool {
+    entry.responder.cancellation().is_cancelled()
 }
 
 async fn sleep_until(wakeup: Option<Timestamp>) {

@@ -16,6 +16,7 @@ pub mod direct;
 pub mod dynamic;
 pub mod ensemble;
 pub mod queue;
+pub mod sequence;
 pub mod validate;
 
 /// Decides when entries run, and with which others.
@@ -55,6 +56,9 @@ impl ModelHandle {
         let scheduler: Arc<dyn Scheduler> = match &config.scheduling {
             crate::config::Scheduling::Dynamic(policy) => {
                 Arc::new(dynamic::DynamicScheduler::start(policy.clone(), instances, Arc::clone(&statistics)))
+            }
+            crate::config::Scheduling::Sequence(policy) => {
+                Arc::new(sequence::SequenceScheduler::start(policy, instances, Arc::clone(&statistics)))
             }
             _ => Arc::new(direct::DirectScheduler::new(instances, Arc::clone(&statistics))),
         };

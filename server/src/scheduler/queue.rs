@@ -1,9 +1,10 @@
 //! One priority level's queue: first in, first out, bounded, with deadlines. Pure.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::config::{QueuePolicy, TimeoutAction};
+use crate::config::QueuePolicy;
 use crate::request::BatchKey;
 
 /// Something that waits to be put into a batch.
@@ -13,17 +14,55 @@ pub struct Waiting<T> {
     pub item: T,
     /// Its rows.
     pub rows: usize,
+    /// Work that it makes, in the model's unit.
+    pub cost: u64,
     /// What must be equal for two to share a batch.
     pub key: BatchKey,
     /// When it entered the queue.
     pub queued_at: Timestamp,
-    /// When it must not be started any more.
-    pub deadline: Option<Timestamp>,
+    /// When it must not be started any more: the earliest of its client's deadline, its timeout and its queue's.
+    pub start_by: Option<Timestamp>,
+    /// When its client stops waiting: it must be done by then.
+    pub finish_by: Option<Timestamp>,
+    /// Under the timeout action DELAY: when it moves back behind all entries of its level that are in time.
+    pub delayed_from: Option<Timestamp>,
+}
+
+/// Why an entry was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its level holds as many as it may.
+    Full {
+        /// How long it will take, as far as is known, until there is room.
+        retry_after: Option<Duration>,
+    },
+    /// What is ahead of it will take longer than it can wait.
+    Unreachable {
+        /// How long it will take, as far as is known, until such a request could be done in time.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// Why an entry that waited will not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lapse {
+    /// Its time is over.
+    Expired,
+    /// It would not be done in time any more if it started now.
+    Unreachable,
 }
 
 impl<T> Waiting<T> {
+    fn deadline(&self) -> Option<Timestamp> {
+        self.start_by.into_iter().chain(self.finish_by).chain(self.delayed_from).min()
+    }
+
     fn is_late(&self, now: Timestamp) -> bool {
-        self.deadline.is_some_and(|deadline| now >= deadline)
+        self.deadline().is_some_and(|deadline| now >= deadline)
+    }
+
+    fn is_over(&self, now: Timestamp) -> bool {
+        self.start_by.into_iter().chain(self.finish_by).any(|deadline| now >= deadline)
     }
 }
 
@@ -72,7 +111,7 @@ impl<T> Queue<T> {
         if self.len() >= self.policy.max_entries.get() {
             return Err(entry);
         }
-        if let Some(deadline) = entry.deadline {
+        if let Some(deadline) = entry.deadline() {
             let earliest = self.earliest_deadline.get_or_insert(deadline);
             *earliest = deadline.min(*earliest);
         }
@@ -101,17 +140,21 @@ impl<T> Queue<T> {
         if self.earliest_deadline.is_none_or(|earliest| now < earliest) {
             return refused;
         }
+        let (over, delayed): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.delayed).into_iter().partition(|entry| entry.is_over(now));
+        self.delayed = delayed;
+        refused.extend(over.into_iter().map(|entry| entry.item));
         for mut entry in std::mem::take(&mut self.waiting) {
-            if !entry.is_late(now) {
-                self.waiting.push_back(entry);
-            } else if self.policy.action == TimeoutAction::Delay {
-                entry.deadline = None;
+            if entry.is_over(now) {
+                refused.push(entry.item);
+            } else if entry.is_late(now) {
+                entry.delayed_from = None;
                 self.delayed.push_back(entry);
             } else {
-                refused.push(entry.item);
+                self.waiting.push_back(entry);
             }
         }
-        self.earliest_deadline = self.waiting.iter().filter_map(|entry| entry.deadline).min();
+        self.earliest_deadline = self.waiting.iter().chain(&self.delayed).filter_map(Waiting::deadline).min();
         refused
     }
 

@@ -36,7 +36,7 @@ const ONLY_USERS: [(&str, &[&str]); 4] =
     [("tonic", &["grpc/", "cli/"]), ("axum", &["http/"]), ("models::", &["instance/candle"]), ("clap", &["cli/"])];
 
 /// Files without threads, clocks, files, sockets, tokio, candle and tonic.
-const PURE: [&str; 11] = [
+const PURE: [&str; 15] = [
     "error.rs",
     "tensor.rs",
     "request.rs",
@@ -47,6 +47,10 @@ const PURE: [&str; 11] = [
     "scheduler/queue.rs",
     "scheduler/batcher",
     "scheduler/ensemble/run",
+    "scheduler/sequence/places.rs",
+    "scheduler/sequence/rows.rs",
+    "scheduler/sequence/sequences.rs",
+    "scheduler/sequence/tensors.rs",
     "observe/metrics.rs",
 ];
 

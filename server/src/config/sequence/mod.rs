@@ -1,6 +1,7 @@
 //! Owns the meaning of `sequence_batching`: requests that belong together, what the model is told about them, and
 //! what is kept for it. May import and must never import what `config` may and must not.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use proto::inference::{DataType as WireType, ModelDynamicBatching, ModelSequence
 use crate::error::{ConfigProblem, SequenceProblem, TensorSide};
 use crate::tensor::{DataType, Dims, Shape, Tensor, TensorRole, TensorSpec};
 
-use super::batching::DynamicBatching;
+use super::batching::{BatchingSpecs, DynamicBatching};
+use super::model::BackendKind;
 use super::tensors;
 
 mod control;
@@ -139,6 +141,8 @@ impl State {
 /// What sequence batching is parsed against, and adds to.
 pub(super) struct Surroundings<'a> {
     pub(super) model: &'a str,
+    pub(super) backend: BackendKind,
+    pub(super) parameters: &'a BTreeMap<String, String>,
     pub(super) max_batch_rows: Option<NonZeroUsize>,
     pub(super) max_entries: NonZeroUsize,
     pub(super) inputs: &'a mut Vec<TensorSpec>,
@@ -270,7 +274,11 @@ fn parse_strategy(
                 preserve_ordering: oldest.preserve_ordering,
                 ..ModelDynamicBatching::default()
             };
-            let batching = DynamicBatching::parse(around.model, &inner, slots, problems);
+            let specs =
+                BatchingSpecs { backend: around.backend, max_rows: slots, inputs: around.inputs, parameters: around.parameters };
+            let mut batching = DynamicBatching::parse(around.model, &inner, &specs, problems);
+            // Each candidate has at most one request there.
+            batching.policies.iter_mut().for_each(|level| level.max_entries = candidates);
             Some(SequenceStrategy::Oldest { candidates, batching })
         }
     }
@@ -331,9 +339,7 @@ fn parse_initial(written: &wire::State, dims: &Dims, model: &str) -> Result<(Sha
     };
     let source = match &initial.state_data {
         Some(StateData::ZeroData(true)) => InitialState::Zero,
-        Some(StateData::DataFile(name)) if !name.is_empty() => {
-            InitialState::File { name: name.clone(), contents: Bytes::new() }
-        }
+        Some(StateData::DataFile(name)) if !name.is_empty() => InitialState::File { name: name.clone(), contents: Bytes::new() },
         _ => return Err(SequenceProblem::NoInitialData { model, state }),
     };
     Ok((Shape::new(sizes), source))

@@ -4,16 +4,15 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, SCHEDULER_PARAMETERS};
 use crate::error::{LoadError, TensorSide};
 use crate::tensor::{DataType, Dim, Dims, TensorSpec};
 
 use super::super::ServedVersion;
 use super::Kind;
 
-/// Parameters that every kind takes. The first is read by the scheduler.
-const COMMON_PARAMETERS: [&str; 4] =
-    ["max_queue_size", "execute_delay_ms", "instance_wise_delay_multiplier", "creation_delay_sec"];
+/// Parameters that every kind takes, besides those that the scheduler reads.
+const COMMON_PARAMETERS: [&str; 3] = ["execute_delay_ms", "instance_wise_delay_multiplier", "creation_delay_sec"];
 
 /// Names the kind.
 const KIND_PARAMETER: &str = "model";
@@ -83,10 +82,13 @@ impl<'a> Setup<'a> {
             parameters.iter().filter(|(key, _)| is_kind_key(key)).filter_map(|(_, kind)| find(kind)).collect();
         for key in parameters.keys() {
             let taken = is_kind_key(key)
+                || SCHEDULER_PARAMETERS.contains(&key.as_str())
                 || COMMON_PARAMETERS.contains(&key.as_str())
                 || named.iter().any(|entry| entry.parameters.contains(&key.as_str()));
             if !taken {
-                let known = [&[KIND_PARAMETER, "model.<version>"], &COMMON_PARAMETERS[..], entry.parameters].concat().join(", ");
+                let parts =
+                    [&[KIND_PARAMETER, "model.<version>"], &SCHEDULER_PARAMETERS[..], &COMMON_PARAMETERS, entry.parameters];
+                let known = parts.concat().join(", ");
                 let model = config.name.to_string();
                 return Err(LoadError::UnknownParameter { model, kind: entry.name, parameter: key.clone(), known });
             }
@@ -176,6 +178,11 @@ impl<'a> Setup<'a> {
     pub(super) fn output(&self, needed: &Needed) -> Result<usize, LoadError> {
         let index = self.find(needed, TensorSide::Output, &self.config.outputs)?;
         index.ok_or_else(|| self.unsuited(needed.describe(TensorSide::Output), "no such output"))
+    }
+
+    /// The position of an output that the configuration may leave out.
+    pub(super) fn output_if_any(&self, needed: &Needed) -> Result<Option<usize>, LoadError> {
+        self.find(needed, TensorSide::Output, &self.config.outputs)
     }
 
     /// Requires that there are no tensors but these.

@@ -1,11 +1,13 @@
 //! The dynamic batcher: which requests run together, and when. Pure: time is an argument, and what is
 //! batched is never looked into.
 
-use crate::batch::Batch;
-use crate::clock::Timestamp;
-use crate::config::{DynamicBatching, TimeoutAction};
+use std::time::Duration;
 
-use super::queue::{Pick, Queue, Waiting};
+use crate::batch::{Batch, Origin, Trigger};
+use crate::clock::Timestamp;
+use crate::config::{DynamicBatching, WindowPolicy};
+
+use super::queue::{Lapse, Pick, Queue, Refusal, Waiting};
 
 pub mod fit;
 pub mod window;
@@ -18,6 +20,21 @@ pub struct DynamicBatcher<T> {
     levels: Vec<Queue<T>>,
     /// No batch starts before this many entries wait at once; 0 once they have.
     hold: usize,
+    /// Number of the batch that was formed last.
+    last_id: u64,
+    /// Batches that were formed and have not ended, the oldest first.
+    in_flight: Vec<u64>,
+}
+
+/// What a batch did when it ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// Rows that were executed.
+    pub rows: usize,
+    /// Their cost.
+    pub cost: u64,
+    /// From the start of the execution to the last answer.
+    pub took: Duration,
 }
 
 /// Room for a batch at the instances.
@@ -32,10 +49,10 @@ pub enum Room {
 }
 
 impl<T> DynamicBatcher<T> {
-    /// A batcher with nothing in it.
-    pub fn new(policy: DynamicBatching) -> Self {
+    /// A batcher with nothing in it, for a model with this many instances.
+    pub fn new(policy: DynamicBatching, _instances: usize) -> Self {
         let levels = policy.policies.iter().map(|level| Queue::new(*level)).collect();
-        Self { policy, levels, hold: 0 }
+        Self { policy, levels, hold: 0, last_id: 0, in_flight: Vec::new() }
     }
 
     /// Holds every batch back until `entries` wait at once, for tests of clients that need full queues.
@@ -59,24 +76,58 @@ impl<T> DynamicBatcher<T> {
         self.levels.iter().all(Queue::is_empty)
     }
 
-    /// Takes an entry of this priority (0 or an unknown one: the default level).
+    /// Entries that wait, level by level.
+    pub fn depth(&self) -> impl ExactSizeIterator<Item = usize> + '_ {
+        self.levels.iter().map(Queue::len)
+    }
+
+    /// Takes an entry of this priority (0 or an unknown one: the default level). Entries for which `is_gone` holds hold
+    /// no places: where its level is full, they are moved to `gone`.
     ///
     /// # Errors
-    /// The entry comes back where its level's queue is full.
-    pub fn push(&mut self, priority: u64, entry: Waiting<T>) -> Result<(), T> {
+    /// The entry comes back where its level is full, or it could not be done in time.
+    pub fn push(
+        &mut self,
+        _now: Timestamp,
+        priority: u64,
+        entry: Waiting<T>,
+        is_gone: impl Fn(&T) -> bool,
+        gone: &mut Vec<T>,
+    ) -> Result<(), (T, Refusal)> {
         let level = self.policy.level(priority) - 1;
-        self.levels[level].push(entry).map_err(|entry| entry.item)
+        let Err(entry) = self.levels[level].push(entry) else {
+            return Ok(());
+        };
+        self.levels[level]
+            .take(|entry| if is_gone(&entry.item) { Pick::Take } else { Pick::Skip }, |entry| gone.push(entry.item));
+        self.levels[level].push(entry).map_err(|entry| (entry.item, Refusal::Full { retry_after: None }))
     }
 
-    /// Whether entries of this priority are moved back, not refused, when their time is over.
-    pub fn delays(&self, priority: u64) -> bool {
-        let level = self.policy.level(priority) - 1;
-        self.policy.policies.get(level).is_some_and(|policy| policy.action == TimeoutAction::Delay)
+    /// Takes out the entries that will not run any more: their time is over, or runs out before they could be done.
+    pub fn expire(&mut self, now: Timestamp) -> Vec<(T, Lapse)> {
+        self.levels.iter_mut().flat_map(|level| level.expire(now)).map(|item| (item, Lapse::Expired)).collect()
     }
 
-    /// Takes out the entries that are refused because their time in the queue is over.
-    pub fn expire(&mut self, now: Timestamp) -> Vec<T> {
-        self.levels.iter_mut().flat_map(|level| level.expire(now)).collect()
+    /// Says that a batch of this batcher has ended, and how long it ran; `None` if it did not run at all.
+    pub fn finish(&mut self, _now: Timestamp, id: u64, _ran: Option<Ran>) {
+        self.in_flight.retain(|own| *own != id);
+    }
+
+    /// Whether an idle instance would get a batch now.
+    pub fn wants(&mut self, now: Timestamp) -> bool {
+        let Some(head) = self.head().filter(|_| self.hold <= self.len()) else {
+            return false;
+        };
+        let (key, waited) = (head.key.clone(), now.since(head.queued_at));
+        let plan = self.plan(&key, &|_| false);
+        plan.is_full || plan.is_preferred || waited >= self.delay()
+    }
+
+    fn delay(&self) -> Duration {
+        match self.policy.window {
+            WindowPolicy::Auto { cap } => cap.unwrap_or(Duration::ZERO),
+            WindowPolicy::Fixed(delay) => delay,
+        }
     }
 
     /// The next batch, if one should start now. Entries for which `is_gone` holds are moved to `gone`
@@ -93,13 +144,20 @@ impl<T> DynamicBatcher<T> {
         let (key, waited) = (head.key.clone(), now.since(head.queued_at));
         let plan = self.plan(&key, &is_gone);
         let due = match room {
-            Room::Idle => plan.is_full || plan.is_preferred || waited >= self.policy.max_queue_delay,
+            Room::Idle => plan.is_full || plan.is_preferred || waited >= self.delay(),
             _ => plan.is_full,
         };
         if !due {
             return None;
         }
+        let trigger = match (plan.is_full, plan.is_preferred) {
+            (true, _) => Trigger::Full,
+            (_, true) => Trigger::Preferred,
+            _ if self.delay().is_zero() => Trigger::Idle,
+            _ => Trigger::Window,
+        };
         let mut batch = Batch::default();
+        let mut cost = 0u64;
         let mut left = plan.entries;
         let strict = self.policy.preserve_ordering;
         for level in &mut self.levels {
@@ -112,19 +170,29 @@ impl<T> DynamicBatcher<T> {
                 (_, false) if strict => Pick::Stop,
                 (_, false) => Pick::Skip,
             };
-            level.take(
-                pick,
-                |entry| if is_gone(&entry.item) { gone.push(entry.item) } else { batch.push(entry.item, entry.rows) },
-            );
+            level.take(pick, |entry| {
+                if is_gone(&entry.item) {
+                    gone.push(entry.item);
+                } else {
+                    cost = cost.saturating_add(entry.cost);
+                    batch.push(entry.item, entry.rows);
+                }
+            });
         }
-        (!batch.is_empty()).then_some(batch)
+        if batch.is_empty() {
+            return None;
+        }
+        self.last_id += 1;
+        self.in_flight.push(self.last_id);
+        batch.origin = Origin { id: self.last_id, formed_at: now, trigger, cost };
+        Some(batch)
     }
 
     /// When to call [`DynamicBatcher::poll`] or [`DynamicBatcher::expire`] again if nothing else happens.
-    pub fn next_wakeup(&self, room: Room) -> Option<Timestamp> {
+    pub fn next_wakeup(&mut self, _now: Timestamp, room: Room) -> Option<Timestamp> {
         let deadline = self.levels.iter().filter_map(Queue::earliest_deadline).min();
         let due = match room {
-            Room::Idle if self.hold == 0 => self.head().map(|head| head.queued_at.plus(self.policy.max_queue_delay)),
+            Room::Idle if self.hold == 0 => self.head().map(|head| head.queued_at.plus(self.delay())),
             _ => None,
         };
         deadline.into_iter().chain(due).min()

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 
-use crate::config::{ModelConfig, Scheduling, SequenceBatching, Signal};
+use crate::config::{BatchCost, ModelConfig, Scheduling, SequenceBatching, SequenceStrategy, Signal};
 use crate::error::{InferError, RequestProblem, RequestTag, SequenceFault, WireShape};
 use crate::request::{BatchKey, InferRequest, InputTensor, SequenceId, ValidRequest};
 use crate::tensor::{DataType, Dims, Shape, StringsFault, Tensor, TensorSpec, check_strings};
@@ -34,10 +34,10 @@ pub fn validate(request: InferRequest, config: &ModelConfig) -> Result<ValidRequ
             options: request.options,
             parameters: request.parameters,
             batch_key: batch_key(config, &checked.inputs),
+            cost: batch_cost(config).of(checked.rows, &checked.inputs),
             inputs: checked.inputs,
             outputs: checked.outputs,
             rows: checked.rows,
-            cost: u64::try_from(checked.rows).unwrap_or(u64::MAX).max(1),
             received_at: request.received_at,
             deadline: request.deadline,
         })
@@ -95,12 +95,7 @@ fn check(request: &InferRequest, config: &ModelConfig) -> Result<Checked, Fault>
 const MAX_ID_BYTES: usize = 128;
 
 /// What every request of a sequence must be; whether it comes in turn is for the scheduler to say.
-fn check_sequence(
-    sequence: &SequenceBatching,
-    id: &SequenceId,
-    rows: usize,
-    config: &ModelConfig,
-) -> Result<(), SequenceFault> {
+fn check_sequence(sequence: &SequenceBatching, id: &SequenceId, rows: usize, config: &ModelConfig) -> Result<(), SequenceFault> {
     let model = || config.name.to_string();
     if rows != 1 {
         return Err(SequenceFault::BatchSize { model: model() });
@@ -168,7 +163,11 @@ fn requested_outputs(request: &InferRequest, config: &ModelConfig) -> Result<Vec
 
 fn check_input_count(request: &InferRequest, config: &ModelConfig) -> Result<(), RequestProblem> {
     let required = config.client_inputs().filter(|input| !input.optional).count();
-    if (required..=config.client_inputs().count()).contains(&request.inputs.len()) { Ok(()) } else { Err(missing_inputs(request, config)) }
+    if (required..=config.client_inputs().count()).contains(&request.inputs.len()) {
+        Ok(())
+    } else {
+        Err(missing_inputs(request, config))
+    }
 }
 
 fn missing_inputs(request: &InferRequest, config: &ModelConfig) -> RequestProblem {
@@ -319,6 +318,18 @@ fn batch_key(config: &ModelConfig, inputs: &[Option<Tensor>]) -> BatchKey {
         }
     }
     BatchKey(key)
+}
+
+/// What is counted as the work of a request of this model.
+fn batch_cost(config: &ModelConfig) -> BatchCost {
+    match &config.scheduling {
+        Scheduling::Dynamic(dynamic) => dynamic.cost,
+        Scheduling::Sequence(sequence) => match &sequence.strategy {
+            SequenceStrategy::Oldest { batching, .. } => batching.cost,
+            SequenceStrategy::Direct { .. } => BatchCost::Rows,
+        },
+        _ => BatchCost::Rows,
+    }
 }
 
 fn seen_dims(spec: &TensorSpec) -> &Dims {
