@@ -65,6 +65,7 @@ fn check(bencher: Bencher, elements: usize) {
         outputs: Vec::new(),
         received_at: Timestamp::default(),
         deadline: None,
+        timeline: None,
     };
     bencher.with_inputs(|| request.clone()).bench_values(|request| validate(black_box(request), &config));
 }

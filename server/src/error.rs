@@ -268,6 +268,17 @@ pub enum LoadError {
     Signature { model: String, kind: &'static str, expected: String, got: String },
     #[error("instance group of model '{model}' asks for {kind}, but {reason}")]
     Device { model: String, kind: &'static str, reason: String },
+    /// A rate limiter's resource of which there will never be enough.
+    #[error(
+        "Resource count for \"{resource}\" is limited to {limit} which will prevent scheduling of one or more model instances, \
+         the minimum required count is {required}"
+    )]
+    ResourceLimited { resource: String, limit: u64, required: u64 },
+    #[error(
+        "model '{model}' and another one disagree on resource '{resource}' of their rate limiters: \
+         it is 'global' in one and not in the other"
+    )]
+    ResourceScope { model: String, resource: String },
     #[error("failed to run warmup sample '{sample}': {reason}")]
     Warmup { sample: String, reason: String },
     #[error("an instance of model '{model}' panicked while it was created: {message}")]

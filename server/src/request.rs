@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::clock::Timestamp;
 use crate::error::{InferError, RequestTag};
 use crate::tensor::{DataType, Tensor};
+use crate::timeline::Timeline;
 
 /// Value of a request or response parameter.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,6 +93,8 @@ pub struct InferRequest {
     pub received_at: Timestamp,
     /// When its client stops waiting: an answer that comes later is worth nothing.
     pub deadline: Option<Timestamp>,
+    /// Its way so far, where the client asks for it.
+    pub timeline: Option<Box<Timeline>>,
 }
 
 /// One input tensor as it came.
@@ -136,6 +139,8 @@ pub struct ValidRequest {
     pub received_at: Timestamp,
     /// When its client stops waiting.
     pub deadline: Option<Timestamp>,
+    /// Its way so far, where the client asks for it.
+    pub timeline: Option<Box<Timeline>>,
 }
 
 /// An output tensor of a response.
@@ -173,6 +178,8 @@ pub struct InferResponse {
     pub outputs: Vec<OutputTensor>,
     /// Times of the execution that made it.
     pub timing: ComputeTiming,
+    /// The request's way, where the client asks for it and this is the first response.
+    pub timeline: Option<Box<Timeline>>,
 }
 
 /// What reaches the one who asked.

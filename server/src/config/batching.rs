@@ -10,11 +10,18 @@ use crate::error::ConfigProblem;
 use crate::tensor::TensorSpec;
 
 use super::batch_cost::BatchCost;
+use super::instance_group::DeviceShare;
 use super::model::BackendKind;
 
-/// Parameters of a model's configuration that its scheduler reads, whatever its backend.
-pub const SCHEDULER_PARAMETERS: [&str; 4] =
-    ["max_queue_size", BATCHER, super::batch_cost::MAX_BATCH_TOKENS, super::batch_cost::BATCH_COST];
+/// Parameters of a model's configuration that its scheduler or that of its device reads, whatever its backend.
+pub const SCHEDULER_PARAMETERS: [&str; 6] = [
+    "max_queue_size",
+    BATCHER,
+    super::batch_cost::MAX_BATCH_TOKENS,
+    super::batch_cost::BATCH_COST,
+    DeviceShare::PARAMETERS[0],
+    DeviceShare::PARAMETERS[1],
+];
 
 /// The parameter that chooses the policy of the dynamic batcher.
 const BATCHER: &str = "batcher";

@@ -19,7 +19,7 @@ pub use batching::{
     BatcherKind, DynamicBatching, QueuePolicy, RequestTimeout, SCHEDULER_PARAMETERS, TimeoutAction, WindowPolicy,
 };
 pub use ensemble::{CheckedEnsemble, Composing, EnsembleGraph, EnsembleStep, StepTensor};
-pub use instance_group::{InstanceGroup, InstanceKind};
+pub use instance_group::{DeviceShare, InstanceGroup, InstanceKind, RateLimiter, Resource};
 pub use model::{BackendKind, ModelConfig, Scheduling};
 pub use sequence::{Control, FalseTrue, InitialState, SequenceBatching, SequenceStrategy, Signal, State};
 pub use version_policy::VersionPolicy;

@@ -11,7 +11,7 @@ use crate::tensor::TensorSpec;
 
 use super::batching::{self, BatchingSpecs, DynamicBatching, QueuePolicy};
 use super::ensemble::EnsembleGraph;
-use super::instance_group::InstanceGroup;
+use super::instance_group::{DeviceShare, InstanceGroup};
 use super::sequence::{SequenceBatching, Surroundings};
 use super::tensors;
 use super::version_policy::VersionPolicy;
@@ -67,6 +67,8 @@ pub struct ModelConfig {
     pub version_policy: VersionPolicy,
     /// Instances; empty only for an ensemble.
     pub instance_groups: Vec<InstanceGroup>,
+    /// Its part of the devices that it shares with other models.
+    pub device_share: DeviceShare,
     /// How requests come to run.
     pub scheduling: Scheduling,
     /// A request may get any number of responses.
@@ -119,6 +121,7 @@ impl ModelConfig {
             VersionPolicy::All
         });
         let parameters = written.parameters.iter().map(|(key, value)| (key.clone(), value.string_value.clone())).collect();
+        let device_share = DeviceShare::parse(&model, &parameters, &mut problems);
         let warmup = WarmupSample::parse_all(&model, &written.model_warmup, max_batch_rows, &mut problems);
         refuse_unsupported(&written, &mut problems);
         let mut specs = Specs { backend, max_batch_rows, inputs: &mut inputs, outputs: &mut outputs, parameters: &parameters };
@@ -140,6 +143,7 @@ impl ModelConfig {
             label_files,
             version_policy,
             instance_groups,
+            device_share,
             scheduling,
             decoupled,
             nesting: 0,
@@ -365,11 +369,7 @@ fn unused_fields(written: &wire::ModelConfig) -> Vec<String> {
         fields.extend(hints.iter().filter(|(is_set, _)| *is_set).map(|(_, field)| format!("optimization.{field}")));
     }
     for (index, group) in written.instance_group.iter().enumerate() {
-        let hints = [
-            (group.rate_limiter.is_some(), "rate_limiter"),
-            (!group.profile.is_empty(), "profile"),
-            (!group.host_policy.is_empty(), "host_policy"),
-        ];
+        let hints = [(!group.profile.is_empty(), "profile"), (!group.host_policy.is_empty(), "host_policy")];
         fields.extend(hints.iter().filter(|(is_set, _)| *is_set).map(|(_, field)| format!("instance_group[{index}].{field}")));
     }
     if let Some(SchedulingChoice::SequenceBatching(sequence)) = &written.scheduling_choice {

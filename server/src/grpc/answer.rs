@@ -95,6 +95,7 @@ mod tests {
             parameters: Parameters::new(),
             outputs: Vec::new(),
             timing: ComputeTiming::default(),
+            timeline: None,
         })
     }
 

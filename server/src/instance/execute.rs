@@ -4,13 +4,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Member, Origin};
 use crate::clock::{self, Timestamp};
 use crate::config::ModelConfig;
 use crate::error::{ExecuteError, InferError};
 use crate::observe::statistics::{FailureReason, RequestTiming};
 use crate::request::{Cancellation, ComputeTiming, Delivery, Entry, Parameter, Parameters, Responder, ValidRequest};
 use crate::tensor::Tensor;
+use crate::timeline::BatchTimes;
 
 use super::stream::ResponseStream;
 use super::{ServedVersion, gather, split};
@@ -29,6 +30,25 @@ pub struct Execution {
     outputs: Vec<Option<Tensor>>,
     pub(super) marks: Marks,
     recorded: bool,
+    origin: Origin,
+    seat: Option<Seat>,
+    /// Rows of requests whose clients left before the model ran for them.
+    left_rows: usize,
+}
+
+/// Where a batch runs. Dropped, it says that the instance has nothing to do any more.
+struct Seat {
+    served: Arc<ServedVersion>,
+    instance: usize,
+    idle_since: Timestamp,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Some(busy) = self.served.statistics.busy(self.instance) {
+            busy.end(clock::now());
+        }
+    }
 }
 
 /// One request of the batch.
@@ -37,7 +57,7 @@ pub(super) struct Running {
     /// `None` once a stream has taken it over.
     responder: Option<Responder>,
     rows: Range<usize>,
-    queue: Duration,
+    queued_at: Timestamp,
     outputs: Vec<Option<Tensor>>,
     parameters: Parameters,
     error: Option<Arc<ExecuteError>>,
@@ -64,24 +84,60 @@ impl Execution {
     /// Starts the execution of a batch.
     pub(super) fn start(served: Arc<ServedVersion>, batch: Batch<Entry>) -> Self {
         let start = clock::now();
-        let rows = batch.rows();
+        let (rows, origin) = (batch.rows(), origin(&served, &batch));
         let outputs = served.config.outputs.len();
         let padding = batch.members().iter().filter(|member| member.item.is_padding()).map(|member| member.rows.len()).sum();
         let requests = batch
             .into_iter()
-            .map(|member| Running {
-                queue: start.since(member.item.queued_at),
-                request: member.item.request,
-                // Padding is answered to nobody; it is as if a stream had taken it over.
-                responder: Some(member.item.responder).filter(|responder| !responder.is_finished()),
-                rows: member.rows,
-                outputs: vec![None; outputs],
-                parameters: Parameters::new(),
-                error: None,
+            .map(|Member { item: entry, rows }| {
+                let mut request = entry.request;
+                if let Some(timeline) = &mut request.timeline {
+                    (timeline.queued_at, timeline.level) = (Some(entry.queued_at), entry.level);
+                }
+                Running {
+                    queued_at: entry.queued_at,
+                    request,
+                    // Padding is answered to nobody; it is as if a stream had taken it over.
+                    responder: Some(entry.responder).filter(|responder| !responder.is_finished()),
+                    rows,
+                    outputs: vec![None; outputs],
+                    parameters: Parameters::new(),
+                    error: None,
+                }
             })
             .collect();
         let marks = Marks { start, input_done: None, infer_done: None };
-        Self { served, requests, rows, padding, outputs: vec![None; outputs], marks, recorded: false }
+        let outputs = vec![None; outputs];
+        Self { served, requests, rows, padding, outputs, marks, recorded: false, origin, seat: None, left_rows: 0 }
+    }
+
+    /// Says which instance runs it, by its number; the instance counts as busy until the execution ends.
+    pub(super) fn on(mut self, instance: usize) -> Self {
+        if let Some(busy) = self.served.statistics.busy(instance) {
+            let idle_since = busy.begin(self.marks.start);
+            self.seat = Some(Seat { served: Arc::clone(&self.served), instance, idle_since });
+        }
+        self
+    }
+
+    /// The batch as the timelines of its requests tell of it.
+    fn batch_times(&self) -> BatchTimes {
+        BatchTimes {
+            origin: self.origin,
+            rows: self.rows,
+            requests: self.requests.len(),
+            instance: self.seat.as_ref().map(|seat| seat.instance),
+            idle_since: self.seat.as_ref().map_or(Timestamp::default(), |seat| seat.idle_since),
+            device_wait: Duration::ZERO,
+            started_at: self.marks.start,
+            inputs_at: self.marks.input_done,
+            executed_at: self.marks.infer_done,
+        }
+    }
+
+    /// Rows for which the model runs.
+    fn computed_rows(&self) -> usize {
+        self.rows.saturating_sub(self.left_rows)
     }
 
     /// The model's configuration.
@@ -134,6 +190,7 @@ impl Execution {
                 let total = now.since(running.request.received_at);
                 self.served.statistics.record_failure(FailureReason::Canceled, total);
                 responder.fail(InferError::Cancelled);
+                self.left_rows = self.left_rows.saturating_add(running.rows.len());
             }
         }
     }
@@ -191,15 +248,21 @@ impl Execution {
     ///
     /// The execution is counted at the first call, so that the counts are complete when the first answer arrives.
     pub fn stream(&mut self, request: usize) -> Option<ResponseStream> {
+        let times = self.batch_times();
         let running = self.requests.get_mut(request)?;
         if running.error.is_some() {
             return None;
         }
         let responder = running.responder.take()?;
-        let stream = ResponseStream::new(Arc::clone(&self.served), running.request.clone(), responder, running.queue, self.marks);
+        if let Some(timeline) = &mut running.request.timeline {
+            timeline.batch = Some(times);
+        }
+        let queue = self.marks.start.since(running.queued_at);
+        let stream = ResponseStream::new(Arc::clone(&self.served), running.request.clone(), responder, queue, self.marks);
         if !self.recorded {
             self.recorded = true;
-            self.served.statistics.record_padded_batch(self.rows, self.padding, self.marks.timing(clock::now()), &[]);
+            let timing = self.marks.timing(clock::now());
+            self.served.statistics.record_padded_batch(self.computed_rows(), self.padding, timing, &[]);
         }
         Some(stream)
     }
@@ -213,6 +276,7 @@ impl Execution {
             }
         }
         self.marks.infer_done.get_or_insert_with(clock::now);
+        let times = self.batch_times();
         let config = Arc::clone(&self.served.config);
         let mut answers = Vec::with_capacity(self.requests.len());
         for mut running in std::mem::take(&mut self.requests) {
@@ -225,7 +289,7 @@ impl Execution {
             };
             answers.push((running, responder, answer));
         }
-        self.count_and_deliver(answers);
+        self.count_and_deliver(&times, answers);
     }
 
     fn answer(&self, config: &ModelConfig, running: &mut Running) -> Result<crate::request::InferResponse, ExecuteError> {
@@ -242,26 +306,37 @@ impl Execution {
         split::respond(&self.served, &running.request, outputs, parameters, ComputeTiming::default())
     }
 
-    fn count_and_deliver(&self, answers: Vec<(Running, Responder, Result<crate::request::InferResponse, Arc<ExecuteError>>)>) {
+    fn count_and_deliver(
+        &self,
+        times: &BatchTimes,
+        answers: Vec<(Running, Responder, Result<crate::request::InferResponse, Arc<ExecuteError>>)>,
+    ) {
         let end = clock::now();
         let timing = self.marks.timing(end);
         let statistics = &self.served.statistics;
         let answered: Vec<RequestTiming> = answers
             .iter()
             .filter(|(_, _, answer)| answer.is_ok())
-            .map(|(running, ..)| RequestTiming { total: end.since(running.request.received_at), queue: running.queue })
+            .map(|(running, ..)| RequestTiming {
+                total: end.since(running.request.received_at),
+                queue: self.marks.start.since(running.queued_at),
+            })
             .collect();
         if !answered.is_empty() {
             if self.recorded {
                 answered.iter().for_each(|request| statistics.record_success(*request, timing));
             } else {
-                statistics.record_padded_batch(self.rows, self.padding, timing, &answered);
+                statistics.record_padded_batch(self.computed_rows(), self.padding, timing, &answered);
             }
         }
-        for (running, mut responder, answer) in answers {
+        for (mut running, mut responder, answer) in answers {
             match answer {
                 Ok(mut response) => {
                     response.timing = timing;
+                    response.timeline = running.request.timeline.take();
+                    if let Some(timeline) = &mut response.timeline {
+                        (timeline.batch, timeline.answered_at) = (Some(*times), Some(end));
+                    }
                     responder.deliver(Delivery::Response { response: Box::new(response), last: true });
                 }
                 Err(error) => {
@@ -271,4 +346,17 @@ impl Execution {
             }
         }
     }
+}
+
+/// How a batch came about. A request that no batcher put into one was its own batch from the moment it was queued.
+fn origin(served: &ServedVersion, batch: &Batch<Entry>) -> Origin {
+    let mut origin = batch.origin;
+    if origin.id == 0 {
+        origin.id = served.statistics.next_batch();
+    }
+    if let (true, Some(member)) = (origin.formed_at == Timestamp::default(), batch.members().first()) {
+        origin.formed_at = member.item.queued_at;
+    }
+    origin.cost = origin.cost.max(batch.members().iter().map(|member| member.item.request.cost).fold(0, u64::saturating_add));
+    origin
 }

@@ -13,6 +13,7 @@ use crate::sync;
 
 mod builtin;
 mod candle;
+pub mod device;
 mod execute;
 mod gather;
 mod pool;
@@ -29,6 +30,8 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+use device::SharedDevice;
+
 pub use candle::{Described, describe, is_hub_directory};
 pub use execute::Execution;
 pub use pool::{BatchDone, InstancePool};
@@ -41,6 +44,11 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// What keeps the instance from running; it fails the load.
     fn instantiate(&self, slot: &InstanceSlot) -> Result<Box<dyn ModelInstance>, LoadError>;
+
+    /// The device that this instance shares with those of other models; `None` where it computes nothing.
+    fn device(&self, _slot: &InstanceSlot) -> Option<SharedDevice> {
+        None
+    }
 }
 
 /// Runs batches, one after another, on its own thread.

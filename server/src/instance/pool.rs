@@ -14,6 +14,7 @@ use crate::error::{InferError, LoadError};
 use crate::observe::statistics::Stage;
 use crate::request::Entry;
 
+use super::device::Devices;
 use super::ready::{Destination, Lapsed, Perishable, ReadyQueue};
 use super::{Backend, InstanceSlot, ServedVersion, panic_message, thread};
 
@@ -76,11 +77,18 @@ pub(super) struct Shared {
 
 impl InstancePool {
     /// Starts all instances and runs their warmup; returns when every one is ready.
-    /// `queue_batches` is how many batches may wait for an instance.
+    /// `queue_batches` is how many batches may wait for an instance; before each, an instance waits for its turn on
+    /// its device.
     ///
     /// # Errors
-    /// The first instance that could not be made or warmed up; those that were are ended again.
-    pub fn start(served: Arc<ServedVersion>, backend: &Arc<dyn Backend>, queue_batches: usize) -> Result<Self, LoadError> {
+    /// The first instance that could not be made or warmed up; those that were are ended again. What a rate limiter
+    /// asks for and will never get.
+    pub fn start(
+        served: Arc<ServedVersion>,
+        backend: &Arc<dyn Backend>,
+        queue_batches: usize,
+        devices: &Devices,
+    ) -> Result<Self, LoadError> {
         let slots: Vec<InstanceSlot> = served
             .config
             .instance_groups
@@ -89,6 +97,7 @@ impl InstancePool {
             .enumerate()
             .map(|(ordinal, group)| InstanceSlot { group: group.clone(), ordinal })
             .collect();
+        let seats = devices.seats(&served, backend.as_ref(), &slots)?;
         let shared = Arc::new(Shared {
             stage: if matches!(served.config.scheduling, Scheduling::Direct(_)) { Stage::Queue } else { Stage::Ready },
             queue: ReadyQueue::new(slots.len(), queue_batches),
@@ -103,8 +112,8 @@ impl InstancePool {
         // Dropped on the way out of a failed start, it ends the threads that did start.
         let pool = Self { handle: Arc::new(Handle { shared: Arc::clone(&shared) }) };
         let (ready_sender, ready) = bounded(slots.len());
-        for slot in slots {
-            thread::spawn(&shared, slot, Arc::clone(backend), ready_sender.clone())?;
+        for (slot, seat) in slots.into_iter().zip(seats) {
+            thread::spawn(&shared, slot, Arc::clone(backend), seat, ready_sender.clone())?;
         }
         drop(ready_sender);
         // Every thread reports once; one that died without a word closes the channel.

@@ -86,6 +86,7 @@ pub(super) fn respond(
         parameters,
         outputs: tensors,
         timing,
+        timeline: None,
     })
 }
 

@@ -80,7 +80,7 @@ impl ResponseStream {
             outputs[index] = Some(tensor);
         }
         let timing = ComputeTiming { infer: streamed.compute_infer, output: streamed.compute_output, ..Default::default() };
-        let response = match split::respond(&self.served, &self.request, outputs, streamed.parameters, timing) {
+        let mut response = match split::respond(&self.served, &self.request, outputs, streamed.parameters, timing) {
             Ok(response) => response,
             Err(error) => {
                 if last {
@@ -89,6 +89,10 @@ impl ResponseStream {
                 return Err(error);
             }
         };
+        response.timeline = self.request.timeline.take();
+        if let Some(timeline) = &mut response.timeline {
+            timeline.answered_at = Some(clock::now());
+        }
         self.record(ResponseOutcome::Success, streamed.compute_infer, streamed.compute_output);
         if last {
             self.count_answered();

@@ -19,6 +19,7 @@ use crate::request::{
 };
 use crate::tensor::{DataType, Shape, Tensor};
 
+use super::device::Devices;
 use super::{Backend, InstancePool, ServedVersion};
 
 /// How long a test waits for what must come; far longer than it takes.
@@ -62,7 +63,7 @@ impl TestModel {
 
     /// Runs a backend of the test's own.
     pub(super) fn over(served: Arc<ServedVersion>, backend: &Arc<dyn Backend>) -> Result<Self, LoadError> {
-        let pool = InstancePool::start(Arc::clone(&served), backend, 16)?;
+        let pool = InstancePool::start(Arc::clone(&served), backend, 16, &Devices::default())?;
         Ok(Self { served, pool })
     }
 
@@ -212,6 +213,7 @@ impl TestRequest<'_> {
             cost: 1,
             received_at: clock::now(),
             deadline: None,
+            timeline: None,
         }
     }
 }

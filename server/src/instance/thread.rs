@@ -10,6 +10,7 @@ use crate::clock;
 use crate::error::{ExecuteError, LoadError};
 use crate::request::Entry;
 
+use super::device::Seat;
 use super::pool::{BatchDone, Shared, take_out};
 use super::ready::Appetite;
 use super::{Backend, Execution, InstanceSlot, ModelInstance, ServedVersion, panic_message, warmup};
@@ -22,6 +23,7 @@ pub(super) fn spawn(
     shared: &Arc<Shared>,
     slot: InstanceSlot,
     backend: Arc<dyn Backend>,
+    seat: Option<Seat>,
     started: Sender<Result<(), LoadError>>,
 ) -> Result<(), LoadError> {
     let shared = Arc::clone(shared);
@@ -40,16 +42,18 @@ pub(super) fn spawn(
             };
             let _ = started.send(Ok(()));
             drop(started);
-            serve(&shared, &slot, backend.as_ref(), instance);
+            serve(&shared, &slot, backend.as_ref(), seat.as_ref(), instance);
         })
         .map(drop)
         .map_err(|error| LoadError::Thread { model, reason: error.to_string() })
 }
 
 /// Runs batches until none comes any more, or the instance breaks and cannot be made anew.
-fn serve(shared: &Shared, slot: &InstanceSlot, backend: &dyn Backend, mut instance: Box<dyn ModelInstance>) {
+fn serve(shared: &Shared, slot: &InstanceSlot, backend: &dyn Backend, seat: Option<&Seat>, mut instance: Box<dyn ModelInstance>) {
     while let Some(batch) = shared.queue.next(slot.ordinal, Appetite::All) {
-        let (done, outcome) = run(shared, instance.as_mut(), batch);
+        let permit = seat.map(Seat::acquire);
+        let (done, outcome) = run(shared, slot.ordinal, instance.as_mut(), batch);
+        drop(permit);
         let fresh = outcome.err().map(|Broken| create(&shared.served, backend, slot));
         shared.batch_done(&done);
         match fresh {
@@ -93,7 +97,12 @@ fn create(served: &ServedVersion, backend: &dyn Backend, slot: &InstanceSlot) ->
 struct Broken;
 
 /// Runs one batch on an instance. Entries that nobody waits for any more are left out.
-fn run(shared: &Shared, instance: &mut dyn ModelInstance, batch: Batch<Entry>) -> (BatchDone, Result<(), Broken>) {
+fn run(
+    shared: &Shared,
+    ordinal: usize,
+    instance: &mut dyn ModelInstance,
+    batch: Batch<Entry>,
+) -> (BatchDone, Result<(), Broken>) {
     let served = &shared.served;
     let now = clock::now();
     shared.leave_queue(batch.members().iter().map(|member| &member.item));
@@ -103,7 +112,7 @@ fn run(shared: &Shared, instance: &mut dyn ModelInstance, batch: Batch<Entry>) -
     if live.is_empty() {
         return (done, Ok(()));
     }
-    let mut execution = Execution::start(Arc::clone(served), live);
+    let mut execution = Execution::start(Arc::clone(served), live).on(ordinal);
     let (result, outcome) = match catch_unwind(AssertUnwindSafe(|| instance.execute(&mut execution))) {
         Ok(result) => (result, Ok(())),
         Err(panic) => {

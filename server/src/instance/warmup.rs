@@ -119,6 +119,7 @@ fn request(served: &ServedVersion, sample: &WarmupSample) -> Result<ValidRequest
         cost: 1,
         received_at: clock::now(),
         deadline: None,
+        timeline: None,
     })
 }
 

@@ -10,6 +10,8 @@ use crate::clock::Timestamp;
 use crate::error::{InferError, SequenceFault};
 use crate::request::{ComputeTiming, Entry};
 
+use super::busy::BusyClock;
+
 /// How often something happened and how long it took in sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -217,20 +219,48 @@ pub struct ModelStatistics {
     /// Requests between queue entry and execution, by priority level; the first is level 1.
     pending: Box<[AtomicU64]>,
     stages: StageCounts,
+    /// One per instance.
+    busy: Box<[BusyClock]>,
+    /// Batches that no scheduler formed, and so numbered.
+    numbers: AtomicU64,
+}
+
+/// What the statistics of a model version must have room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Priority levels of its queue; at least 1.
+    pub levels: usize,
+    /// Its instances.
+    pub instances: usize,
 }
 
 impl Default for ModelStatistics {
-    /// Statistics of a model without priority levels.
+    /// Statistics of a model without priority levels and instances.
     fn default() -> Self {
-        Self::with_levels(1)
+        Self::new(Extent { levels: 1, instances: 0 })
     }
 }
 
 impl ModelStatistics {
-    /// Statistics of a model with so many priority levels.
-    pub fn with_levels(levels: usize) -> Self {
-        let pending = (0..levels.max(1)).map(|_| AtomicU64::new(0)).collect();
-        Self { counts: Mutex::default(), pending, stages: StageCounts::default() }
+    /// Statistics of a model of this extent; nothing has happened yet.
+    pub fn new(extent: Extent) -> Self {
+        Self {
+            counts: Mutex::default(),
+            pending: (0..extent.levels.max(1)).map(|_| AtomicU64::new(0)).collect(),
+            stages: StageCounts::default(),
+            busy: (0..extent.instances).map(|_| BusyClock::default()).collect(),
+            numbers: AtomicU64::new(0),
+        }
+    }
+
+    /// The clock of an instance, by its number within the model version.
+    pub fn busy(&self, instance: usize) -> Option<&BusyClock> {
+        self.busy.get(instance)
+    }
+
+    /// A number, from 1, for a batch that no scheduler has numbered.
+    pub fn next_batch(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed).saturating_add(1)
     }
 
     fn with<R>(&self, change: impl FnOnce(&mut Counts) -> R) -> R {
@@ -360,7 +390,7 @@ mod tests {
 
     #[test]
     fn pending_requests_count_at_their_level() {
-        let statistics = ModelStatistics::with_levels(3);
+        let statistics = ModelStatistics::new(Extent { levels: 3, instances: 0 });
         for level in [1, 3, 3, 0, 9] {
             statistics.enter_queue(level);
         }

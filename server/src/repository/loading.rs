@@ -11,8 +11,9 @@ use tokio::task::JoinHandle;
 use crate::clock;
 use crate::config::{BackendKind, Composing, EnsembleGraph, InstanceKind, ModelConfig, Scheduling};
 use crate::error::{ConfigError, ConfigProblem, EnsembleProblem, InferError, LoadError};
+use crate::instance::device::{Devices, SharedDevice};
 use crate::instance::{Backend, InstancePool, InstanceSlot, ModelInstance, ServedVersion, open_backend};
-use crate::observe::statistics::ModelStatistics;
+use crate::observe::statistics::{Extent, ModelStatistics};
 use crate::request::VersionChoice;
 use crate::scheduler::ensemble::EnsembleScheduler;
 use crate::scheduler::{ComposingModels, ModelHandle};
@@ -37,6 +38,12 @@ pub(super) struct Opened {
     pub(super) statistics: Arc<ModelStatistics>,
     pub(super) live: Live,
     pub(super) load_seconds: f64,
+}
+
+/// What the statistics of a model's version count.
+fn extent(config: &ModelConfig) -> Extent {
+    let instances = config.instance_groups.iter().map(|group| group.count).fold(0, usize::saturating_add);
+    Extent { levels: config.priority_levels(), instances }
 }
 
 /// Held by everything that keeps a version open; dropped last, it reports that the version is gone.
@@ -67,6 +74,10 @@ struct WatchedBackend {
 impl Backend for WatchedBackend {
     fn instantiate(&self, slot: &InstanceSlot) -> Result<Box<dyn ModelInstance>, LoadError> {
         self.backend.instantiate(slot)
+    }
+
+    fn device(&self, slot: &InstanceSlot) -> Option<SharedDevice> {
+        self.backend.device(slot)
     }
 }
 
@@ -103,11 +114,12 @@ impl Repository {
         for version in definition.versions.keys() {
             let blank = self.blank(definition, *version);
             let permits = Arc::clone(&self.permits);
+            let devices = Arc::clone(&self.devices);
             let this = self.this.clone();
             tasks.push((
                 *version,
                 tokio::spawn(async move {
-                    let opened = open_instances(blank, permits).await?;
+                    let opened = open_instances(blank, permits, devices).await?;
                     if let Some(instances) = &opened.live.instances {
                         // Readiness depends on it, so whoever watches that must look again.
                         instances.on_failure(move || this.upgrade().iter().for_each(|repository| repository.announce()));
@@ -131,7 +143,7 @@ impl Repository {
         let served = ServedVersion {
             config: Arc::clone(&definition.config),
             version,
-            statistics: Arc::new(ModelStatistics::with_levels(definition.config.priority_levels())),
+            statistics: Arc::new(ModelStatistics::new(extent(&definition.config))),
             model_directory: definition.directory.clone(),
             version_directory: definition.versions.get(&version).cloned().unwrap_or_default(),
         };
@@ -234,7 +246,7 @@ impl Repository {
 }
 
 /// Opens the backend and starts the instances on a blocking thread, then the scheduler on the runtime.
-async fn open_instances(blank: Blank, permits: Arc<tokio::sync::Semaphore>) -> Result<Opened, LoadError> {
+async fn open_instances(blank: Blank, permits: Arc<tokio::sync::Semaphore>, devices: Arc<Devices>) -> Result<Opened, LoadError> {
     let Blank { served, generation, farewell } = blank;
     let gone = |reason: &str| LoadError::Thread { model: served.config.name.to_string(), reason: reason.to_owned() };
     let permit = permits.acquire_owned().await.map_err(|_| gone("the server is ending"))?;
@@ -244,7 +256,7 @@ async fn open_instances(blank: Blank, permits: Arc<tokio::sync::Semaphore>) -> R
         let _permit = permit;
         let backend = open_backend(&for_thread)?;
         let watched: Arc<dyn Backend> = Arc::new(WatchedBackend { backend, _farewell: farewell });
-        InstancePool::start(Arc::clone(&for_thread), &watched, queue_batches(&for_thread.config))
+        InstancePool::start(Arc::clone(&for_thread), &watched, queue_batches(&for_thread.config), &devices)
     });
     let instances = task.await.map_err(|error| {
         let message = error.try_into_panic().ok().and_then(|panic| {

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
 
 use crate::error::{ControlError, InferError};
+use crate::instance::device::{DeviceOptions, DeviceUsage, Devices};
 use crate::observe::metrics;
 use crate::observe::statistics::ModelStatistics;
 use crate::request::VersionChoice;
@@ -69,6 +70,8 @@ pub struct RepositoryOptions {
     pub config_name: Option<String>,
     /// Whether what a configuration leaves out is filled in from the model's files.
     pub auto_complete: bool,
+    /// How models share devices.
+    pub devices: DeviceOptions,
 }
 
 impl RepositoryOptions {
@@ -83,6 +86,7 @@ impl RepositoryOptions {
             strict_readiness: true,
             config_name: None,
             auto_complete: true,
+            devices: DeviceOptions::default(),
         }
     }
 }
@@ -131,6 +135,8 @@ pub struct Repository {
     records: Mutex<Records>,
     gates: Gates,
     permits: Arc<Semaphore>,
+    /// What the instances of all models share.
+    devices: Arc<Devices>,
     /// Gives each version that is opened, and each override, a number of its own.
     numbers: AtomicU64,
     /// Versions that are open, serving or not.
@@ -147,6 +153,7 @@ impl Repository {
     pub fn new(options: RepositoryOptions) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             permits: Arc::new(Semaphore::new(options.load_threads.get())),
+            devices: Arc::new(Devices::new(options.devices.clone())),
             reading: Reading {
                 roots: scan::distinct(&options.roots),
                 config_name: options.config_name.clone(),
@@ -186,6 +193,11 @@ impl Repository {
     /// Whether this version is ready and has an instance that works. A model that is not known is not ready.
     pub fn model_ready(&self, model: &str, version: VersionChoice) -> bool {
         self.table.load().is_working(model, version)
+    }
+
+    /// How much each device that models share has been used.
+    pub fn device_usage(&self) -> Vec<DeviceUsage> {
+        self.devices.usage()
     }
 
     /// Whether [`Repository::load_startup`] has ended, well or not.

@@ -17,6 +17,7 @@ pub mod dynamic;
 pub mod ensemble;
 pub mod queue;
 pub mod sequence;
+pub mod simulation;
 pub mod validate;
 
 /// Decides when entries run, and with which others.

@@ -10,6 +10,8 @@ use super::ServeError;
 use crate::cli::infer::parse_seconds;
 use crate::cli::log::LogArgs;
 use crate::grpc::{GrpcOptions, HeaderForwarding};
+use crate::instance::device::DeviceOptions;
+use crate::instance::device::resources::{ResourceLimit, ResourceLimits};
 use crate::repository::{ControlMode, RepositoryOptions};
 
 /// Largest message that HTTP/2 and protobuf agree on: 2 GiB - 1.
@@ -50,6 +52,16 @@ struct ModelArgs {
     /// Use configs/NAME.pbtxt of a model in place of its config.pbtxt, where there is one.
     #[arg(long, value_name = "NAME")]
     model_config_name: Option<String>,
+    /// execution_count: an instance runs only while the resources of its rate limiter are free.
+    #[arg(long, value_enum, default_value_t = RateLimit::Off, value_name = "off|execution_count", hide_possible_values = true)]
+    rate_limit: RateLimit,
+    /// How much there is of a rate limiter's resource, on one device or on each; repeatable
+    /// [default: what any one instance needs].
+    #[arg(long, value_name = "NAME:COUNT[:DEVICE]", value_parser = parse_resource)]
+    rate_limit_resource: Vec<ResourceLimit>,
+    /// How many batches of all models a device runs side by side; repeatable [default: cpu=<cores>, others 1].
+    #[arg(long, value_name = "DEVICE=COUNT", value_parser = parse_slots)]
+    device_slots: Vec<(String, NonZeroUsize)>,
     /// Fill in nothing that a configuration leaves out from the model's files.
     #[arg(long, action = ArgAction::Set, default_value_t = false, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false", hide_possible_values = true)]
     disable_auto_complete_config: bool,
@@ -65,6 +77,36 @@ enum Mode {
     Explicit,
     /// Known only to be refused with a reason.
     Poll,
+}
+
+/// Whether rate limiters count, as written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RateLimit {
+    Off,
+    #[value(name = "execution_count")]
+    ExecutionCount,
+}
+
+/// Parses `NAME:COUNT` or `NAME:COUNT:DEVICE`.
+fn parse_resource(text: &str) -> Result<ResourceLimit, String> {
+    let mut parts = text.splitn(3, ':');
+    let (name, count, device) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
+    let count = count.and_then(|count| count.parse().ok());
+    match (name, count, device) {
+        ("", ..) | (_, None, _) | (.., Some("")) => {
+            Err("expected NAME:COUNT or NAME:COUNT:DEVICE, with a count between 0 and 4294967295".to_owned())
+        }
+        (name, Some(count), device) => Ok(ResourceLimit { name: name.to_owned(), count, device: device.map(str::to_owned) }),
+    }
+}
+
+/// Parses `DEVICE=COUNT`.
+fn parse_slots(text: &str) -> Result<(String, NonZeroUsize), String> {
+    let parsed = text.rsplit_once('=').and_then(|(device, count)| Some((device, count.parse().ok()?)));
+    match parsed {
+        Some((device, count)) if !device.is_empty() => Ok((device.to_owned(), count)),
+        _ => Err("expected DEVICE=COUNT, with a count of at least 1".to_owned()),
+    }
 }
 
 #[derive(Args, Clone, Debug)]
@@ -190,6 +232,16 @@ impl Default for GrpcConfig {
     }
 }
 
+impl ModelArgs {
+    fn device_options(&self) -> DeviceOptions {
+        DeviceOptions {
+            slots: self.device_slots.iter().cloned().collect(),
+            limits_rates: self.rate_limit == RateLimit::ExecutionCount,
+            resources: ResourceLimits::new(self.rate_limit_resource.clone()),
+        }
+    }
+}
+
 impl ServeArgs {
     /// What the flags mean together.
     ///
@@ -215,6 +267,7 @@ impl ServeArgs {
             strict_readiness: models.strict_readiness,
             config_name: models.model_config_name.clone(),
             auto_complete: !models.disable_auto_complete_config,
+            devices: models.device_options(),
             ..RepositoryOptions::new(models.model_repository.clone())
         };
         let address = |host: &str, port, flag| Address { host: host.to_owned(), port, flag };
@@ -285,6 +338,26 @@ mod tests {
     }
 
     #[test]
+    fn devices_and_resources_reach_the_repository() {
+        let none = config("--model-repository a").unwrap().repository.devices;
+        assert_eq!(none, DeviceOptions::default());
+        let flags = "--model-repository a --rate-limit=execution_count --rate-limit-resource R1:4 --rate-limit-resource=R2:5:0 \
+                     --device-slots cpu=2 --device-slots gpu=0=3";
+        let devices = config(flags).unwrap().repository.devices;
+        let limit = |name: &str, count, device: Option<&str>| {
+            let (name, device) = (name.to_owned(), device.map(str::to_owned));
+            ResourceLimit { name, count, device }
+        };
+        let limits = ResourceLimits::new(vec![limit("R1", 4, None), limit("R2", 5, Some("0"))]);
+        assert!(devices.limits_rates);
+        assert_eq!(devices.resources, limits);
+        let slots: Vec<(&str, usize)> = devices.slots.iter().map(|(name, slots)| (name.as_str(), slots.get())).collect();
+        assert_eq!(slots, [("cpu", 2), ("gpu=0", 3)]);
+        let unlimited = config("--model-repository a --rate-limit off").unwrap().repository.devices;
+        assert_eq!(unlimited, DeviceOptions::default());
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         let cases = [
             ("", "--model-repository <DIR>"),
@@ -292,6 +365,14 @@ mod tests {
             ("--model-repository a --model-control-mode sometimes", "invalid value 'sometimes'"),
             ("--model-repository a --load-model x", "needs --model-control-mode explicit"),
             ("--model-repository a --allow-grpc=false --allow-http=false", "nothing to serve"),
+            ("--model-repository a --rate-limit sometimes", "invalid value 'sometimes'"),
+            ("--model-repository a --rate-limit execution_count --rate-limit-resource r", "expected NAME:COUNT"),
+            ("--model-repository a --rate-limit execution_count --rate-limit-resource r:-1", "expected NAME:COUNT"),
+            ("--model-repository a --rate-limit execution_count --rate-limit-resource :1", "expected NAME:COUNT"),
+            ("--model-repository a --rate-limit execution_count --rate-limit-resource r:1:", "expected NAME:COUNT"),
+            ("--model-repository a --device-slots cpu=0", "expected DEVICE=COUNT"),
+            ("--model-repository a --device-slots cpu", "expected DEVICE=COUNT"),
+            ("--model-repository a --device-slots =2", "expected DEVICE=COUNT"),
             ("--model-repository a --allow-grpc=maybe", "invalid value 'maybe'"),
             ("--model-repository a --grpc-port 70000", "70000"),
             ("--model-repository a --grpc-max-message-bytes 0", "0 is not in 1.."),

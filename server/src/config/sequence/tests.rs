@@ -24,7 +24,8 @@ fn sequence(config: &ModelConfig) -> &SequenceBatching {
 
 /// What each line comes to with a maximum batch size of 8.
 fn check(lines: &[&str], expected: Expect) {
-    let told: Vec<String> = lines.iter().map(|line| parse(8, line).map_or_else(|error| error, |_| "accepted".to_owned())).collect();
+    let told: Vec<String> =
+        lines.iter().map(|line| parse(8, line).map_or_else(|error| error, |_| "accepted".to_owned())).collect();
     expected.assert_eq(&told.join("\n"));
 }
 
@@ -105,7 +106,8 @@ fn what_is_wrong_with_strategies() {
 #[test]
 fn a_share_of_slots_becomes_a_number_of_them() {
     let ready = |slots: u32, share: &str| {
-        let config = parse(slots, &format!("direct {{ max_queue_delay_microseconds: 5 minimum_slot_utilization: {share} }}")).unwrap();
+        let config =
+            parse(slots, &format!("direct {{ max_queue_delay_microseconds: 5 minimum_slot_utilization: {share} }}")).unwrap();
         match sequence(&config).strategy {
             SequenceStrategy::Direct { minimum_ready, .. } => minimum_ready,
             _ => panic!("not direct"),

@@ -11,6 +11,7 @@ use models::{Model, ModelCard};
 use crate::error::{ExecuteError, LoadError};
 use crate::tensor::{DataType, Shape, Tensor};
 
+use super::super::device::SharedDevice;
 use super::super::{Backend, Execution, InstanceSlot, ModelInstance, ServedVersion};
 use super::tokens::{self, Padded, RequestTokens, TokenInputs, TokenLimits};
 use super::{check, describe_encoder, failed, refused};
@@ -57,6 +58,10 @@ impl EncoderModel {
 impl Backend for EncoderModel {
     fn instantiate(&self, _slot: &InstanceSlot) -> Result<Box<dyn ModelInstance>, LoadError> {
         Ok(Box::new(self.clone()))
+    }
+
+    fn device(&self, _slot: &InstanceSlot) -> Option<SharedDevice> {
+        Some(SharedDevice::cpu())
     }
 }
 

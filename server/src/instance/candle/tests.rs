@@ -320,7 +320,8 @@ fn configurations_that_do_not_suit_are_refused() {
     assert_eq!(parameter("model", "decoder"), "parameter 'model' of model 'm' must be 'encoder' or 'tokenizer', got 'decoder'");
     assert_eq!(
         parameter("pooling", "cls"),
-        "'candle' has no parameter 'pooling' (model 'm'); it takes: model, max_queue_size, batcher, max_batch_tokens, batch_cost"
+        "'candle' has no parameter 'pooling' (model 'm'); it takes: model, max_queue_size, batcher, max_batch_tokens, \
+         batch_cost, device_priority, device_weight"
     );
     assert_eq!(
         refusal(&format!("{ENCODER} instance_group {{ kind: KIND_GPU }}")),

@@ -23,6 +23,7 @@ use crate::request::{
     Cancellation, ComputeTiming, Delivery, Entry, InferRequest, InferResponse, OutputTensor, Parameters, RequestOptions,
     Responder, ResponseSink,
 };
+use crate::timeline::{StepTimeline, Timeline};
 
 use super::convert::{self, Value};
 use super::gate::{Admission, LONGEST_WAIT, LOOK_AROUND};
@@ -70,6 +71,8 @@ struct State {
     /// Times of the steps, all in all and since the last answer.
     total: ComputeTiming,
     recent: ComputeTiming,
+    /// What the steps did so far, until the first answer carries it.
+    timeline: Option<Box<Timeline>>,
     /// Per step: places taken at the gate.
     places: Vec<usize>,
 }
@@ -82,13 +85,32 @@ impl State {
             sum.output = sum.output.saturating_add(timing.output);
         }
     }
+
+    /// Keeps the timeline of a step.
+    fn add_step(&mut self, response: &mut InferResponse) {
+        if let (Some(timeline), Some(step)) = (&mut self.timeline, response.timeline.take()) {
+            let (model, version) = (Arc::clone(&response.model_name), response.model_version);
+            timeline.add_step(StepTimeline { model, version, timeline: *step });
+        }
+    }
+
+    /// The request's timeline, for its first answer.
+    fn take_timeline(&mut self) -> Option<Box<Timeline>> {
+        let mut timeline = self.timeline.take()?;
+        timeline.answered_at = Some(clock::now());
+        Some(timeline)
+    }
 }
 
 impl Call {
     /// Starts a request that may be under way.
     pub(super) fn start(permit: Permit, handles: Handles, facts: &[Option<StepFacts>], entry: Entry, now: Timestamp) {
         let served = Arc::clone(&permit.served);
-        let Entry { request, responder, queued_at, deadline, .. } = entry;
+        let Entry { mut request, responder, queued_at, deadline, .. } = entry;
+        let mut timeline = request.timeline.take();
+        if let Some(timeline) = &mut timeline {
+            timeline.queued_at = Some(queued_at);
+        }
         let plan = Arc::new(Plan::new(&served.graph, &request.outputs, facts));
         let specs = served.config.inputs.iter();
         let inputs = specs
@@ -106,6 +128,7 @@ impl Call {
             permit: Some(permit),
             total: ComputeTiming::default(),
             recent: ComputeTiming::default(),
+            timeline,
             places: vec![0; served.graph.steps.len()],
             responder: Some(responder),
         };
@@ -152,8 +175,9 @@ impl Call {
             self.accept(&mut state, moves);
         }
         let moves = match delivery {
-            Delivery::Response { response, last } => {
+            Delivery::Response { mut response, last } => {
                 state.add(response.timing);
+                state.add_step(&mut response);
                 let outputs = self.values(step, *response);
                 state.run.on_response(step, frame, outputs, last)
             }
@@ -202,7 +226,8 @@ impl Call {
                     state.firings.push_back(firing);
                 }
                 Move::Answer { outputs, last } => {
-                    let response = Box::new(self.response(outputs, std::mem::take(&mut state.recent)));
+                    let mut response = Box::new(self.response(outputs, std::mem::take(&mut state.recent)));
+                    response.timeline = state.take_timeline();
                     state.answers.push_back(Delivery::Response { response, last });
                 }
                 Move::Finish => state.answers.push_back(Delivery::Final),
@@ -235,6 +260,7 @@ impl Call {
             parameters,
             outputs,
             timing,
+            timeline: None,
         }
     }
 
@@ -287,6 +313,7 @@ impl Call {
             outputs: outputs.iter().zip(is_used).filter(|(_, used)| *used).map(|(output, _)| output.name.to_string()).collect(),
             received_at: now,
             deadline: self.client_deadline,
+            timeline: self.options.timeline.then(|| Box::new(Timeline::begin(now, now))),
         };
         let sink = StepSink { call: Arc::clone(self), step, frame };
         handle.submit(request, Responder::new(Box::new(sink), self.cancellation.clone()));

@@ -159,8 +159,10 @@ impl Task {
     }
 
     fn next_wakeup(&self) -> Option<Timestamp> {
-        let sweep = (self.sequences.len() > 0).then(|| self.swept_at.plus(SWEEP_INTERVAL));
-        self.sequences.next_wakeup().into_iter().chain(sweep).chain(self.wakeup).min()
+        let waiting = self.sequences.len() + self.instances.waiting();
+        let sweep = (waiting > 0).then(|| self.swept_at.plus(SWEEP_INTERVAL));
+        let lapse = self.instances.next_lapse();
+        self.sequences.next_wakeup().into_iter().chain(sweep).chain(lapse).chain(self.wakeup).min()
     }
 
     fn accept(&mut self, entry: Entry, now: Timestamp) {
@@ -192,10 +194,15 @@ impl Task {
         }
         let lapsed = self.sequences.expire(now);
         self.drop_lapsed(lapsed, now);
+        // Batches wait for an instance where that waits for its device.
+        if self.instances.next_lapse().is_some_and(|lapse| lapse <= now) {
+            self.instances.expire(now);
+        }
         if now >= self.swept_at.plus(SWEEP_INTERVAL) {
             self.swept_at = now;
             let lapsed = self.sequences.sweep(is_gone);
             self.drop_lapsed(lapsed, now);
+            self.instances.sweep(now);
         }
         self.wakeup = None;
         for instance in 0..self.lanes.len() {

@@ -143,6 +143,7 @@ impl Tensors {
             cost: 1,
             received_at: model.received_at,
             deadline: None,
+            timeline: None,
         }
     }
 

@@ -675,7 +675,8 @@ fn live(steps: Vec<Step>) -> Result<(), TestCaseError> {
         }
         prop_assert_eq!(sequences.len(), waiting.len());
         // A sequence that ended otherwise (idle, expired, swept) leaves its key and row to others.
-        let over: Vec<Key> = ledger.rows.keys().filter(|key| sequences.memory(**key).is_none_or(|memory| memory.is_empty())).copied().collect();
+        let over: Vec<Key> =
+            ledger.rows.keys().filter(|key| sequences.memory(**key).is_none_or(|memory| memory.is_empty())).copied().collect();
         over.into_iter().for_each(|key| ledger.forget(key));
     }
     finish_all(sequences, ledger, waiting, now)

@@ -40,6 +40,7 @@ pub fn validate(request: InferRequest, config: &ModelConfig) -> Result<ValidRequ
             rows: checked.rows,
             received_at: request.received_at,
             deadline: request.deadline,
+            timeline: request.timeline,
         })
 }
 

@@ -1,0 +1,1 @@
+//! Simulation: the real batcher among virtual clients and virtual instances, on a virtual clock.
