@@ -56,7 +56,25 @@ fn what_is_wrong_with_controls() {
         control("A", "kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_STRING"),
         control("A", "kind: CONTROL_SEQUENCE_READY bool_false_true: [false, true]"),
     ];
-    check(&lines.iter().map(String::as_str).collect::<Vec<_>>(), expect![[]]);
+    check(
+        &lines.iter().map(String::as_str).collect::<Vec<_>>(),
+        expect![[r#"
+            sequence batching control tensor must have a unique name for m
+            model input 'INPUT' appears more than once for model 'm'
+            sequence batching control tensor 'A' must specify a control for m
+            sequence batching control tensor 'A' is specified for multiple control kinds for m
+            sequence batching specifies multiple CONTROL_SEQUENCE_START tensors for m
+            sequence batching must specify either 'int32_false_true', 'fp32_false_true' or 'bool_false_true' for CONTROL_SEQUENCE_START for m
+            sequence batching specifies more than one from 'int32_false_true', 'fp32_false_true' and 'bool_false_true' for CONTROL_SEQUENCE_START for m
+            sequence batching control 'fp32_false_true' must have exactly 2 entries for CONTROL_SEQUENCE_START for m
+            sequence batching control 'bool_false_true' must have exactly 2 entries for CONTROL_SEQUENCE_END for m
+            sequence batching control 'data_type' must not be specified for CONTROL_SEQUENCE_END for m
+            unexpected data type for control CONTROL_SEQUENCE_CORRID for m. Allowed data types are TYPE_UINT64, TYPE_INT64, TYPE_UINT32, TYPE_INT32 and TYPE_STRING
+            unexpected data type for control CONTROL_SEQUENCE_CORRID for m. Allowed data types are TYPE_UINT64, TYPE_INT64, TYPE_UINT32, TYPE_INT32 and TYPE_STRING
+            sequence batching must not specify either 'int32_false_true', 'fp32_false_true' or 'bool_false_true' for CONTROL_SEQUENCE_CORRID for m
+            accepted
+            accepted"#]],
+    );
 }
 
 #[test]
@@ -81,7 +99,26 @@ fn what_is_wrong_with_states() {
         initial("name: 'n' data_type: TYPE_INT32 dims: [ 2, 3 ] data_file: 'first'"),
         format!("state {{ {state} dims: [ 2, -1 ] }}"),
     ];
-    check(&lines.iter().map(String::as_str).collect::<Vec<_>>(), expect![[]]);
+    check(
+        &lines.iter().map(String::as_str).collect::<Vec<_>>(),
+        expect![[r#"
+            sequence batching state '' must specify 'input_name' for m
+            sequence batching state 'I' must specify 'output_name' for m
+            sequence batching state 'I' must specify 'data_type' for m
+            sequence batching state 'I' must specify 'dims' for m
+            sequence batching state 'I' dimension must be integer >= 1, or -1 to indicate a variable-size dimension for m
+            model input 'INPUT' appears more than once for model 'm'
+            model output 'OUTPUT' appears more than once for model 'm'
+            'initial_state' field of state 'I' is too large for m: dims [65536,65536]
+            sequence batching state 'I' must specify 'initial_state.name' for m
+            The data type used for 'initial_state' field of state 'I' does not match the state data type for m
+            'initial_state' field of state 'I' must have dims that agree with the state's [2,-1], got [3, 3] for m
+            'initial_state' field of state 'I' must have dims that agree with the state's [2,-1], got [2, -1] for m
+            'initial_state' field of state 'I' must specify 'zero_data: true' or 'data_file' for m
+            state 'I' must have at most one 'initial_state' for m, got 2
+            accepted
+            accepted"#]],
+    );
 }
 
 #[test]
@@ -99,7 +136,17 @@ fn what_is_wrong_with_strategies() {
             "direct { }",
             "",
         ],
-        expect![[]],
+        expect![[r#"
+            'sequence_batching.iterative_sequence' is not supported by this server (model 'm'); remove it, or serve the model without it
+            sequence batching minimum slot utilization must be in range (0.0, 1.0] for m
+            sequence batching minimum slot utilization must be in range (0.0, 1.0] for m
+            'sequence_batching.oldest.max_candidate_sequences' must be between 1 and 65536, got 0 for model 'm'
+            'sequence_batching.oldest.max_candidate_sequences' must be between 1 and 65536, got 65537 for model 'm'
+            sequence batching preferred batch size must be <= max batch size for m
+            sequence batching preferred batch size must be positive for m
+            accepted
+            accepted
+            accepted"#]],
     );
 }
 

@@ -275,6 +275,7 @@ fn an_idle_sequence_ends_and_its_place_goes_to_the_backlog() {
          rows 0
          push a2 of=a",
         expect![[r#"
+            0: instance 0: a1 (idle)
             5000: wakeup None
             5000: wakeup Some(6000)
             5999: instance 0: rest
@@ -481,14 +482,15 @@ fn requests_of_another_shape_keep_their_turn() {
          rows 0
          done a1
          done c1
+         advance 1
          push a2 of=a shape=1
          rows 0
          done b1
          rows 0",
         expect![[r#"
             1: instance 0: a1 - c1 (idle)
-            1: instance 0: - b1 (idle)
-            1: instance 0: a2 (idle)
+            2: instance 0: - b1 (idle)
+            2: instance 0: a2 (idle)
         "#]],
     );
 }
@@ -580,6 +582,13 @@ impl Ledger {
         self.last_run.remove(&key);
     }
 
+    /// Sequences that ended (idle, expired, swept) leave key and row to others, which have no memory yet.
+    fn forget_ended(&mut self, sequences: &mut Sequences<Request, Vec<u8>>) {
+        let mut is_over = |key: &Key| sequences.memory(*key).is_none_or(|memory| memory.is_empty());
+        let over: Vec<Key> = self.rows.keys().copied().filter(|key| is_over(key)).collect();
+        over.into_iter().for_each(|key| self.forget(key));
+    }
+
     fn ran(&mut self, key: Key, row: (usize, usize), request: &Request) {
         assert!(self.running.iter().all(|(other, _)| *other != key), "two requests of a sequence run at once");
         let last = self.last_run.insert(key, request.number);
@@ -630,6 +639,7 @@ fn live(steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::Rows { instance } => {
                 let lapsed = sequences.expire(at(now));
                 lapse(&mut ledger, &mut waiting, lapsed);
+                ledger.forget_ended(&mut sequences);
                 let rows = next_rows(&mut sequences, at(now), instance, &AT_ONCE, |a, b| a.item.shape == b.item.shape);
                 if let Rows::Run { rows, trigger } = rows {
                     prop_assert_eq!(trigger, Trigger::Idle);
@@ -674,10 +684,7 @@ fn live(steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::Advance { millis } => now += u64::from(millis),
         }
         prop_assert_eq!(sequences.len(), waiting.len());
-        // A sequence that ended otherwise (idle, expired, swept) leaves its key and row to others.
-        let over: Vec<Key> =
-            ledger.rows.keys().filter(|key| sequences.memory(**key).is_none_or(|memory| memory.is_empty())).copied().collect();
-        over.into_iter().for_each(|key| ledger.forget(key));
+        ledger.forget_ended(&mut sequences);
     }
     finish_all(sequences, ledger, waiting, now)
 }
