@@ -2,3 +2,5 @@
 //! puts others under it, whose scheduler tries the interleavings.
 
 pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
+
+pub(crate) use tokio::sync::Notify;

@@ -147,6 +147,9 @@ pub struct DynamicBatching {
     pub preferred_rows: Vec<usize>,
     /// How long an idle instance waits for more.
     pub window: WindowPolicy,
+    /// Compat only: batches are formed ahead of idle instances, since nothing is configured that looks at requests
+    /// while they wait.
+    pub run_ahead: bool,
     /// Answers leave in the order of the requests.
     pub preserve_ordering: bool,
     /// Number of priority levels; level 1 is served first.
@@ -177,6 +180,7 @@ impl DynamicBatching {
             cost: BatchCost::Rows,
             preferred_rows: vec![max_rows.get()],
             window: WindowPolicy::Fixed(Duration::ZERO),
+            run_ahead: true,
             preserve_ordering: false,
             priority_levels: NonZeroUsize::MIN,
             default_priority: 1,
@@ -194,6 +198,14 @@ impl DynamicBatching {
         let max_rows = specs.max_rows;
         let batcher = Self::parse_batcher(model, specs.parameters, problems);
         let (cost, max_cost) = BatchCost::parse(model, specs.backend, specs.inputs, specs.parameters, problems);
+        if let (BatcherKind::Compat, Some(max_cost)) = (batcher, max_cost) {
+            problems.push(ConfigProblem::OutOfRange {
+                model: model.to_owned(),
+                field: format!("parameters['{}']", super::batch_cost::MAX_BATCH_TOKENS),
+                expected: "left out where parameters['batcher'] is 'compat', which limits rows only",
+                got: max_cost.to_string(),
+            });
+        }
         let model_name = || model.to_owned();
         let mut preferred_rows = Vec::new();
         for size in &written.preferred_batch_size {
@@ -223,6 +235,9 @@ impl DynamicBatching {
             problems.push(ConfigProblem::PreserveOrdering { model: model_name(), with });
         }
         let delay = Duration::from_micros(written.max_queue_delay_microseconds);
+        let default = written.default_queue_policy.unwrap_or_default();
+        let looks_at_waiting =
+            default.default_timeout_microseconds > 0 || default.allow_timeout_override || default.max_queue_size > 0;
         Self {
             batcher,
             max_rows,
@@ -233,6 +248,7 @@ impl DynamicBatching {
                 BatcherKind::Default => WindowPolicy::Auto { cap: (!delay.is_zero()).then_some(delay) },
                 BatcherKind::Compat => WindowPolicy::Fixed(delay),
             },
+            run_ahead: written.priority_levels == 0 && !looks_at_waiting,
             preserve_ordering: written.preserve_ordering,
             priority_levels: NonZeroUsize::new(policies.len()).unwrap_or(NonZeroUsize::MIN),
             default_priority: usize::try_from(written.default_priority_level.clamp(1, levels)).unwrap_or(1),

@@ -7,6 +7,7 @@ mod batch_cost;
 mod batching;
 mod ensemble;
 mod instance_group;
+mod metrics;
 mod model;
 mod sequence;
 mod tensors;

@@ -12,6 +12,7 @@ use crate::tensor::TensorSpec;
 use super::batching::{self, BatchingSpecs, DynamicBatching, QueuePolicy};
 use super::ensemble::EnsembleGraph;
 use super::instance_group::{DeviceShare, InstanceGroup};
+use super::metrics;
 use super::sequence::{SequenceBatching, Surroundings};
 use super::tensors;
 use super::version_policy::VersionPolicy;
@@ -80,6 +81,8 @@ pub struct ModelConfig {
     pub parameters: BTreeMap<String, String>,
     /// Extra labels of the model's metrics.
     pub metric_tags: BTreeMap<String, String>,
+    /// Bounds in nanoseconds of the histogram of first responses, where the model has its own.
+    pub first_response_bounds: Option<Arc<[u64]>>,
     /// Requests to run before the model is ready.
     pub warmup: Vec<WarmupSample>,
     /// Fields that were accepted and do nothing here; each names its field.
@@ -123,6 +126,7 @@ impl ModelConfig {
         let parameters = written.parameters.iter().map(|(key, value)| (key.clone(), value.string_value.clone())).collect();
         let device_share = DeviceShare::parse(&model, &parameters, &mut problems);
         let warmup = WarmupSample::parse_all(&model, &written.model_warmup, max_batch_rows, &mut problems);
+        let first_response_bounds = metrics::first_response_bounds(&model, written.model_metrics.as_ref(), &mut problems);
         refuse_unsupported(&written, &mut problems);
         let mut specs = Specs { backend, max_batch_rows, inputs: &mut inputs, outputs: &mut outputs, parameters: &parameters };
         let scheduling = parse_scheduling(&written, &mut specs, &mut problems);
@@ -149,6 +153,7 @@ impl ModelConfig {
             nesting: 0,
             parameters,
             metric_tags,
+            first_response_bounds,
             warmup,
             warnings,
             wire,
@@ -379,9 +384,9 @@ fn unused_fields(written: &wire::ModelConfig) -> Vec<String> {
         (!written.runtime.is_empty(), "runtime"),
         (!written.cc_model_filenames.is_empty(), "cc_model_filenames"),
         (written.backend != "candle" && !written.default_model_filename.is_empty(), "default_model_filename"),
-        (written.model_metrics.is_some(), "model_metrics"),
     ];
     fields.extend(hints.iter().filter(|(is_set, _)| *is_set).map(|(_, field)| (*field).to_owned()));
+    fields.extend(metrics::unused(written.model_metrics.as_ref()));
     fields
 }
 

@@ -70,7 +70,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::observe::statistics::{FailureReason, ModelStatistics as Recorder, RequestTiming, ResponseOutcome};
+    use crate::error::InferError;
+    use crate::observe::statistics::{ExecutedBatch, ModelStatistics as Recorder, RequestTiming, ResponseOutcome, Stage};
     use crate::request::ComputeTiming;
 
     #[test]
@@ -79,8 +80,8 @@ mod tests {
         let nanos = Duration::from_nanos;
         let timing = ComputeTiming { input: nanos(1), infer: nanos(2), output: nanos(3) };
         let request = RequestTiming { total: nanos(10), queue: nanos(4) };
-        recorder.record_batch(5, timing, &[request, request]);
-        recorder.record_failure(FailureReason::Backend, nanos(7));
+        recorder.record_batch(&ExecutedBatch { rows: 5, timing, formed: None }, &[request, request]);
+        recorder.record_failure(Stage::Execution, &InferError::Abandoned, nanos(7));
         recorder.record_cache_hit(RequestTiming { total: nanos(5), queue: nanos(0) }, nanos(6));
         recorder.record_cache_miss(nanos(8));
         recorder.record_response(1, ResponseOutcome::Cancel, nanos(0), nanos(0));

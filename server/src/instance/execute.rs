@@ -8,7 +8,7 @@ use crate::batch::{Batch, Member, Origin};
 use crate::clock::{self, Timestamp};
 use crate::config::ModelConfig;
 use crate::error::{ExecuteError, InferError};
-use crate::observe::statistics::{FailureReason, RequestTiming};
+use crate::observe::statistics::{ExecutedBatch, Formed, RequestTiming, Stage};
 use crate::request::{Cancellation, ComputeTiming, Delivery, Entry, Parameter, Parameters, Responder, ValidRequest};
 use crate::tensor::Tensor;
 use crate::timeline::BatchTimes;
@@ -25,8 +25,8 @@ pub struct Execution {
     served: Arc<ServedVersion>,
     requests: Vec<Running>,
     rows: usize,
-    /// Rows that belong to nobody.
-    padding: usize,
+    /// Rows that belong to no request.
+    empty_rows: usize,
     outputs: Vec<Option<Tensor>>,
     pub(super) marks: Marks,
     recorded: bool,
@@ -34,6 +34,9 @@ pub struct Execution {
     seat: Option<Seat>,
     /// Rows of requests whose clients left before the model ran for them.
     left_rows: usize,
+    /// Elements that the model was asked for, and those that it added to them.
+    real: u64,
+    padding: u64,
 }
 
 /// Where a batch runs. Dropped, it says that the instance has nothing to do any more.
@@ -86,7 +89,8 @@ impl Execution {
         let start = clock::now();
         let (rows, origin) = (batch.rows(), origin(&served, &batch));
         let outputs = served.config.outputs.len();
-        let padding = batch.members().iter().filter(|member| member.item.is_padding()).map(|member| member.rows.len()).sum();
+        let empty = batch.members().iter().filter(|member| member.item.is_padding());
+        let empty_rows = empty.map(|member| member.rows.len()).sum();
         let requests = batch
             .into_iter()
             .map(|Member { item: entry, rows }| {
@@ -108,7 +112,20 @@ impl Execution {
             .collect();
         let marks = Marks { start, input_done: None, infer_done: None };
         let outputs = vec![None; outputs];
-        Self { served, requests, rows, padding, outputs, marks, recorded: false, origin, seat: None, left_rows: 0 }
+        Self {
+            served,
+            requests,
+            rows,
+            empty_rows,
+            outputs,
+            marks,
+            recorded: false,
+            origin,
+            seat: None,
+            left_rows: 0,
+            real: 0,
+            padding: 0,
+        }
     }
 
     /// Says which instance runs it, by its number; the instance counts as busy until the execution ends.
@@ -135,9 +152,18 @@ impl Execution {
         }
     }
 
-    /// Rows for which the model runs.
-    fn computed_rows(&self) -> usize {
-        self.rows.saturating_sub(self.left_rows)
+    /// The batch as the statistics count it: the rows for which the model ran. A request that failed by itself was
+    /// computed with the others; one whose client had left before was not.
+    fn executed(&self, timing: ComputeTiming) -> ExecutedBatch {
+        let formed = Formed {
+            trigger: self.origin.trigger,
+            cost: self.origin.cost,
+            assembly: self.marks.start.since(self.origin.formed_at),
+            empty_rows: self.empty_rows,
+            padding: self.padding,
+            real: self.real,
+        };
+        ExecutedBatch { rows: self.rows.saturating_sub(self.left_rows), timing, formed: Some(formed) }
     }
 
     /// The model's configuration.
@@ -188,7 +214,7 @@ impl Execution {
             let left = running.responder.take_if(|responder| responder.cancellation().is_cancelled());
             if let Some(mut responder) = left {
                 let total = now.since(running.request.received_at);
-                self.served.statistics.record_failure(FailureReason::Canceled, total);
+                self.served.statistics.record_failure(Stage::Execution, &InferError::Cancelled, total);
                 responder.fail(InferError::Cancelled);
                 self.left_rows = self.left_rows.saturating_add(running.rows.len());
             }
@@ -243,6 +269,13 @@ impl Execution {
         self.marks.infer_done = Some(clock::now());
     }
 
+    /// Reports what the model computed: elements that were asked for (such as tokens), and those that it added only to make
+    /// rows equally long. Reports add up.
+    pub fn report_padding(&mut self, real: u64, padding: u64) {
+        self.real = self.real.saturating_add(real);
+        self.padding = self.padding.saturating_add(padding);
+    }
+
     /// Takes a request out of the batch, to be answered by any number of responses, on any thread.
     /// `None` where it has been taken already or has failed.
     ///
@@ -261,8 +294,7 @@ impl Execution {
         let stream = ResponseStream::new(Arc::clone(&self.served), running.request.clone(), responder, queue, self.marks);
         if !self.recorded {
             self.recorded = true;
-            let timing = self.marks.timing(clock::now());
-            self.served.statistics.record_padded_batch(self.computed_rows(), self.padding, timing, &[]);
+            self.served.statistics.record_batch(&self.executed(self.marks.timing(clock::now())), &[]);
         }
         Some(stream)
     }
@@ -326,8 +358,9 @@ impl Execution {
             if self.recorded {
                 answered.iter().for_each(|request| statistics.record_success(*request, timing));
             } else {
-                statistics.record_padded_batch(self.computed_rows(), self.padding, timing, &answered);
+                statistics.record_batch(&self.executed(timing), &answered);
             }
+            answered.iter().for_each(|request| statistics.record_first_response(request.total));
         }
         for (mut running, mut responder, answer) in answers {
             match answer {
@@ -340,8 +373,9 @@ impl Execution {
                     responder.deliver(Delivery::Response { response: Box::new(response), last: true });
                 }
                 Err(error) => {
-                    statistics.record_failure(FailureReason::Backend, end.since(running.request.received_at));
-                    responder.fail(InferError::Execute(error));
+                    let error = InferError::Execute(error);
+                    statistics.record_failure(Stage::Execution, &error, end.since(running.request.received_at));
+                    responder.fail(error);
                 }
             }
         }

@@ -205,6 +205,11 @@ impl InstancePool {
         self.shared().queue.len()
     }
 
+    /// Takes the model out of readiness for good, because of something else than its instances.
+    pub fn fail(&self, reason: &str) {
+        self.shared().fail(reason);
+    }
+
     /// Sets what an instance calls after each batch. Only the first call counts.
     pub fn on_done(&self, hook: impl Fn(&BatchDone) + Send + Sync + 'static) {
         let _ = self.shared().done_hook.set(Box::new(hook));

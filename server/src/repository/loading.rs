@@ -1,6 +1,7 @@
 //! Opening the versions of a model, on blocking threads of which only so many run at a time.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -43,7 +44,12 @@ pub(super) struct Opened {
 /// What the statistics of a model's version count.
 fn extent(config: &ModelConfig) -> Extent {
     let instances = config.instance_groups.iter().map(|group| group.count).fold(0, usize::saturating_add);
-    Extent { levels: config.priority_levels(), instances }
+    Extent {
+        levels: config.priority_levels(),
+        instances: if config.backend == BackendKind::Ensemble { 0 } else { instances },
+        max_rows: config.max_batch_rows.map(NonZeroUsize::get),
+        first_response_bounds: config.first_response_bounds.clone(),
+    }
 }
 
 /// Held by everything that keeps a version open; dropped last, it reports that the version is gone.
@@ -143,7 +149,7 @@ impl Repository {
         let served = ServedVersion {
             config: Arc::clone(&definition.config),
             version,
-            statistics: Arc::new(ModelStatistics::new(extent(&definition.config))),
+            statistics: Arc::new(ModelStatistics::new(&extent(&definition.config), &self.options.metrics)),
             model_directory: definition.directory.clone(),
             version_directory: definition.versions.get(&version).cloned().unwrap_or_default(),
         };
@@ -179,7 +185,7 @@ impl Repository {
         let started = clock::now();
         let config = self.check_ensemble(&definition.config, failures).map_err(ConfigProblem::from)?;
         let generation = self.next_number();
-        let statistics: Arc<ModelStatistics> = Arc::default();
+        let statistics = Arc::new(ModelStatistics::new(&extent(&config), &self.options.metrics));
         let farewell = self.farewell(definition, version, generation);
         let composers = Arc::new(Composers { repository: self.this.clone(), _farewell: farewell });
         let scheduler = EnsembleScheduler::new(Arc::clone(&config), version, Arc::clone(&statistics), composers)?;

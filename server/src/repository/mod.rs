@@ -16,9 +16,12 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
 
+use crate::clock;
 use crate::error::{ControlError, InferError};
 use crate::instance::device::{DeviceOptions, DeviceUsage, Devices};
-use crate::observe::metrics;
+use crate::observe::host::HostReading;
+use crate::observe::metrics::{self, Page};
+use crate::observe::options::MetricsOptions;
 use crate::observe::statistics::ModelStatistics;
 use crate::request::VersionChoice;
 use crate::scheduler::{ComposingModels, ModelHandle};
@@ -70,6 +73,8 @@ pub struct RepositoryOptions {
     pub config_name: Option<String>,
     /// Whether what a configuration leaves out is filled in from the model's files.
     pub auto_complete: bool,
+    /// What is recorded for the metrics page, and shown there.
+    pub metrics: MetricsOptions,
     /// How models share devices.
     pub devices: DeviceOptions,
 }
@@ -86,6 +91,7 @@ impl RepositoryOptions {
             strict_readiness: true,
             config_name: None,
             auto_complete: true,
+            metrics: MetricsOptions::default(),
             devices: DeviceOptions::default(),
         }
     }
@@ -229,10 +235,18 @@ impl Repository {
         self.table.load().statistics(model, version)
     }
 
-    /// The counters of every version, loaded or not, as a Prometheus page.
-    pub fn render_metrics(&self) -> String {
-        let series = self.lock().series();
-        metrics::render(&series)
+    /// The counters of every version, loaded or not, as a Prometheus page, together with what is known of the machine.
+    pub fn render_metrics(&self, host: &HostReading, requests_in_flight: u64) -> String {
+        let now = clock::now();
+        let models = self.lock().series(now);
+        metrics::render(&Page { models: &models, host, options: &self.options.metrics, requests_in_flight, now })
+    }
+
+    /// Looks at how loaded every model is. Call it every few seconds.
+    pub fn measure_load(&self) {
+        let serving = self.lock().serving();
+        let now = clock::now();
+        serving.iter().for_each(|statistics| statistics.measure_load(now));
     }
 
     fn next_number(&self) -> u64 {

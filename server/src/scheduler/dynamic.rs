@@ -1,9 +1,6 @@
 //! The task that drives a model's dynamic batcher.
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::sync::{Notify, mpsc};
 
 use crate::batch::Batch;
 use crate::clock::{self, Timestamp};
@@ -14,13 +11,16 @@ use crate::observe::statistics::{ModelStatistics, Stage};
 use crate::request::Entry;
 
 use super::Scheduler;
-use super::batcher::{DynamicBatcher, Ran, Room};
+use super::batcher::{DynamicBatcher, Ran};
+use super::driver::{Action, Driver, Reason};
+use super::mailbox::{Mailbox, Post, Unposted};
 use super::queue::{Lapse, Refusal, Waiting};
+use super::timer::{Alarm, Bell as _, Timer};
 
-/// Entries taken from the channel at a time, so that a flood of arrivals does not keep batches from starting.
+/// Entries given to the batcher at a time, so that a flood of arrivals does not keep batches from starting.
 const ARRIVALS_PER_TURN: usize = 256;
 
-/// Most entries on their way to the task, whatever the levels allow: a limit of the channel itself.
+/// Most entries on their way to the task, whatever the levels allow.
 const MAX_TRANSIT: usize = 1 << 20;
 
 /// Variable of the environment that holds every dynamic batcher until so many requests wait: Triton's, for
@@ -37,50 +37,53 @@ fn held_entries() -> usize {
     })
 }
 
+/// What the task is told besides requests.
+type Note = BatchDone;
+
 /// Handle on the task: it passes entries on.
 pub struct DynamicScheduler {
-    sender: mpsc::Sender<Entry>,
+    mailbox: Arc<Mailbox<Entry, Note>>,
     statistics: Arc<ModelStatistics>,
 }
 
 /// The task: the only owner of the batcher, so there is no lock.
 struct Task {
-    batcher: DynamicBatcher<Entry>,
+    driver: Driver<Entry>,
     instances: InstancePool,
     statistics: Arc<ModelStatistics>,
-    receiver: mpsc::Receiver<Entry>,
-    idle: Arc<Notify>,
-    done: crossbeam_channel::Receiver<BatchDone>,
-    preserve_ordering: bool,
+    mailbox: Arc<Mailbox<Entry, Note>>,
+    post: Post<Entry, Note>,
+    alarm: Alarm,
+    actions: Vec<Action<Entry>>,
 }
 
 impl DynamicScheduler {
     /// Starts the task on the current tokio runtime. It ends when the handle is dropped and all that
     /// waited has run.
     pub fn start(policy: DynamicBatching, instances: InstancePool, statistics: Arc<ModelStatistics>) -> Self {
-        // The channel only passes entries on; the bounds that clients meet are those of the levels.
+        // The mailbox only passes entries on; the bounds that clients meet are those of the levels.
         let capacity = policy.policies.iter().map(|level| level.max_entries.get()).fold(0, usize::saturating_add);
-        let (sender, receiver) = mpsc::channel(capacity.clamp(1, MAX_TRANSIT));
-        let idle = Arc::new(Notify::new());
-        let notify = Arc::clone(&idle);
         // As many batches are in flight at once as run and wait behind the running ones.
-        let (done_sender, done) = crossbeam_channel::bounded(2 * instances.instances());
+        let mailbox = Mailbox::new(capacity.clamp(1, MAX_TRANSIT), 2 * instances.instances());
+        let notes = Arc::clone(&mailbox);
         instances.on_done(move |done| {
-            // A place is free: each batch in flight fills at most one.
-            let _ = done_sender.try_send(*done);
-            notify.notify_one();
+            if notes.note(*done).is_err() {
+                tracing::error!(batch = done.origin.id, "a model's scheduler was told of more batches than it started");
+            }
         });
+        let order = policy.preserve_ordering;
+        let batcher = DynamicBatcher::new(policy, instances.instances()).held_until(held_entries());
         let task = Task {
-            preserve_ordering: policy.preserve_ordering,
-            batcher: DynamicBatcher::new(policy, instances.instances()).held_until(held_entries()),
+            driver: Driver::new(batcher, instances.instances(), order, false),
             instances,
-            done,
             statistics: Arc::clone(&statistics),
-            receiver,
-            idle,
+            alarm: Timer::shared().alarm(Arc::clone(&mailbox) as _),
+            mailbox: Arc::clone(&mailbox),
+            post: Post::default(),
+            actions: Vec::new(),
         };
         tokio::spawn(task.run());
-        Self { sender, statistics }
+        Self { mailbox, statistics }
     }
 }
 
@@ -88,133 +91,153 @@ impl Scheduler for DynamicScheduler {
     fn enqueue(&self, group: Vec<Entry>) {
         for entry in group {
             self.statistics.enter_queue(entry.level);
-            if let Err(error) = self.sender.try_send(entry) {
-                let (entry, stopped) = match error {
-                    mpsc::error::TrySendError::Full(entry) => (entry, false),
-                    mpsc::error::TrySendError::Closed(entry) => (entry, true),
+            if let Err(unposted) = self.mailbox.post(entry) {
+                let (entry, error) = match unposted {
+                    Unposted::Full(entry) => {
+                        let error = entry.queue_full();
+                        (entry, error)
+                    }
+                    Unposted::Closed(entry) => (entry, InferError::SchedulerStopped),
                 };
-                self.statistics.leave_queue(entry.level, 1);
-                let error = if stopped { InferError::SchedulerStopped } else { entry.queue_full() };
-                self.statistics.refuse(entry, error, Stage::Admission, clock::now());
+                refuse(&self.statistics, entry, error, Stage::Admission, clock::now());
             }
         }
+    }
+
+    fn release(&self) {
+        self.mailbox.release();
+    }
+}
+
+impl Drop for DynamicScheduler {
+    fn drop(&mut self) {
+        self.mailbox.close();
     }
 }
 
 impl Task {
     async fn run(mut self) {
-        let mut arrivals = Vec::with_capacity(ARRIVALS_PER_TURN);
-        let mut open = true;
-        while open || !self.batcher.is_empty() {
-            let room = self.room();
-            let wakeup = self.batcher.next_wakeup(clock::now(), room);
-            tokio::select! {
-                received = self.receiver.recv_many(&mut arrivals, ARRIVALS_PER_TURN), if open => open = received > 0,
-                () = self.idle.notified() => {}
-                () = sleep_until(wakeup), if wakeup.is_some() => {}
+        loop {
+            self.mailbox.take(&mut self.post);
+            let now = self.turn();
+            if !self.post.arrivals.is_empty() {
+                // More came than one turn takes. Others on this thread go first.
+                tokio::task::yield_now().await;
+                continue;
             }
-            self.accept(&mut arrivals);
-            if !open {
-                // Nobody comes any more: what is held back would wait for ever.
-                self.batcher.release();
+            if self.driver.is_finished() {
+                return;
             }
-            self.dispatch();
+            let wakeup = self.driver.next_wakeup(now).into_iter().chain(self.instances.next_lapse()).min();
+            if let Some(wakeup) = wakeup {
+                self.alarm.ring_by(wakeup, now);
+            }
+            self.mailbox.wait().await;
         }
     }
 
-    fn accept(&mut self, arrivals: &mut Vec<Entry>) {
+    /// Works off what has come, or as much of it as one turn takes, and does what can be done. Returns the time that
+    /// it went by.
+    fn turn(&mut self) -> Timestamp {
         let now = clock::now();
-        let mut gone = Vec::new();
-        for entry in arrivals.drain(..) {
-            let priority = entry.request.options.priority;
-            let waiting = Waiting {
-                rows: entry.request.rows,
-                cost: entry.request.cost,
-                key: entry.request.batch_key.clone(),
-                queued_at: entry.queued_at,
-                start_by: entry.deadline,
-                finish_by: entry.request.deadline,
-                delayed_from: entry.delayed_from,
-                item: entry,
-            };
-            if let Err((entry, refusal)) = self.batcher.push(now, priority, waiting, is_gone, &mut gone) {
-                let error = match refusal {
-                    Refusal::Full { retry_after } => {
-                        InferError::QueueFull { tag: RequestTag(entry.request.id.clone()), retry_after }
-                    }
-                    Refusal::Unreachable { retry_after } => InferError::Unreachable { retry_after },
-                };
-                self.refuse(entry, error, Stage::Admission, now);
-            }
-        }
-        self.refuse_gone(gone, now);
-    }
-
-    fn refuse(&self, entry: Entry, error: InferError, stage: Stage, now: Timestamp) {
-        self.statistics.leave_queue(entry.level, 1);
-        self.statistics.refuse(entry, error, stage, now);
-    }
-
-    fn refuse_gone(&self, gone: Vec<Entry>, now: Timestamp) {
-        for entry in gone {
-            self.refuse(entry, InferError::Cancelled, Stage::Queue, now);
-        }
-    }
-
-    fn dispatch(&mut self) {
-        let now = clock::now();
-        while let Ok(done) = self.done.try_recv() {
+        for done in self.post.notes.drain(..) {
             let took = done.ended_at.since(done.started_at);
             let ran = (done.rows > 0).then_some(Ran { rows: done.rows, cost: done.origin.cost, took });
-            self.batcher.finish(now, done.origin.id, ran);
+            self.driver.on_done(now, done.origin.id, ran);
         }
-        for (entry, lapse) in self.batcher.expire(now) {
-            let error = match lapse {
-                Lapse::Expired => InferError::Expired,
-                Lapse::Unreachable => InferError::Unreachable { retry_after: None },
-            };
-            self.refuse(entry, error, Stage::Queue, now);
+        let arrivals = self.post.arrivals.len().min(ARRIVALS_PER_TURN);
+        for entry in self.post.arrivals.drain(..arrivals) {
+            let priority = entry.request.options.priority;
+            self.driver.on_arrival(now, priority, waiting(entry), is_gone, &mut self.actions);
         }
-        let mut gone = Vec::new();
-        loop {
-            let room = self.room();
-            let Some(batch) = self.batcher.poll(now, room, is_gone, &mut gone) else { break };
-            if let Err(batch) = self.instances.try_submit(batch) {
-                // `room` said there was a place; a pool that has none is one whose instances are gone.
-                self.batcher.finish(now, batch.origin.id, None);
-                self.refuse_batch(batch);
+        if self.post.released {
+            self.driver.on_release();
+        }
+        if self.post.closed && self.post.arrivals.is_empty() {
+            self.driver.on_close();
+        }
+        self.instances.expire(now);
+        self.driver.step(now, is_gone, &mut self.actions);
+        self.act(now);
+        now
+    }
+
+    fn act(&mut self, now: Timestamp) {
+        for action in std::mem::take(&mut self.actions) {
+            match action {
+                Action::Submit(batch) => {
+                    if let Err(batch) = self.instances.try_submit(batch) {
+                        // The driver submits no more than the queue before the instances holds.
+                        self.driver.on_done(now, batch.origin.id, None);
+                        self.refuse_batch(batch, now);
+                        self.mailbox.ring();
+                    }
+                }
+                Action::Refuse(entry, reason) => {
+                    let (error, stage) = error_for(&entry, reason);
+                    refuse(&self.statistics, entry, error, stage, now);
+                }
+                Action::Ask | Action::Leave => {}
             }
         }
-        self.refuse_gone(gone, now);
     }
 
-    fn refuse_batch(&self, batch: Batch<Entry>) {
-        let now = clock::now();
+    fn refuse_batch(&self, batch: Batch<Entry>, now: Timestamp) {
         for member in batch {
-            self.refuse(member.item, InferError::SchedulerStopped, Stage::Queue, now);
+            refuse(&self.statistics, member.item, InferError::SchedulerStopped, Stage::Queue, now);
         }
     }
+}
 
-    /// While an instance runs, one batch may be ready behind it. Where answers must keep the order of
-    /// the requests, one batch is under way at a time.
-    fn room(&self) -> Room {
-        let (in_flight, instances) = (self.instances.in_flight(), self.instances.instances());
-        if self.preserve_ordering {
-            return if in_flight == 0 { Room::Idle } else { Room::None };
+impl Drop for Task {
+    fn drop(&mut self) {
+        // A task that panicked leaves a model behind that must not take requests: nobody would answer them.
+        if std::thread::panicking() {
+            self.instances.fail("its scheduler panicked");
         }
-        match in_flight {
-            batches if batches < instances => Room::Idle,
-            batches if batches < 2 * instances => Room::Behind,
-            _ => Room::None,
+        self.mailbox.close();
+        let now = clock::now();
+        for _ in 0..2 {
+            // What it had taken, and what still lies there.
+            for entry in std::mem::take(&mut self.post.arrivals) {
+                refuse(&self.statistics, entry, InferError::SchedulerStopped, Stage::Queue, now);
+            }
+            self.mailbox.take(&mut self.post);
         }
+    }
+}
+
+fn refuse(statistics: &ModelStatistics, entry: Entry, error: InferError, stage: Stage, now: Timestamp) {
+    statistics.leave_queue(entry.level, 1);
+    statistics.refuse(entry, error, stage, now);
+}
+
+/// What its client is told, and where the request was.
+fn error_for(entry: &Entry, reason: Reason) -> (InferError, Stage) {
+    match reason {
+        Reason::Refused(Refusal::Full { retry_after }) => {
+            (InferError::QueueFull { tag: RequestTag(entry.request.id.clone()), retry_after }, Stage::Admission)
+        }
+        Reason::Refused(Refusal::Unreachable { retry_after }) => (InferError::Unreachable { retry_after }, Stage::Admission),
+        Reason::Lapsed(Lapse::Expired) => (InferError::Expired, Stage::Queue),
+        Reason::Lapsed(Lapse::Unreachable) => (InferError::Unreachable { retry_after: None }, Stage::Queue),
+        Reason::Gone => (InferError::Cancelled, Stage::Queue),
+    }
+}
+
+fn waiting(entry: Entry) -> Waiting<Entry> {
+    Waiting {
+        rows: entry.request.rows,
+        cost: entry.request.cost,
+        key: entry.request.batch_key.clone(),
+        queued_at: entry.queued_at,
+        start_by: entry.deadline,
+        finish_by: entry.request.deadline,
+        delayed_from: entry.delayed_from,
+        item: entry,
     }
 }
 
 fn is_gone(entry: &Entry) -> bool {
     entry.responder.cancellation().is_cancelled()
-}
-
-async fn sleep_until(wakeup: Option<Timestamp>) {
-    let delay = wakeup.map_or(Duration::MAX, |wakeup| wakeup.since(clock::now()));
-    tokio::time::sleep(delay).await;
 }

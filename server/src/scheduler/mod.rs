@@ -10,6 +10,7 @@ use crate::error::InferError;
 use crate::instance::InstancePool;
 use crate::observe::statistics::ModelStatistics;
 use crate::request::{Entry, InferRequest, Responder, ValidRequest, VersionChoice};
+use crate::sync;
 
 pub mod batcher;
 pub mod direct;
@@ -20,11 +21,18 @@ pub mod sequence;
 pub mod simulation;
 pub mod validate;
 
+mod driver;
+mod mailbox;
+mod timer;
+
 /// Decides when entries run, and with which others.
 pub trait Scheduler: Send + Sync {
     /// Takes a group of entries: one request, or the requests of a whole batch. Every entry is answered
     /// through its responder, refusals included. It never blocks.
     fn enqueue(&self, group: Vec<Entry>);
+
+    /// Holds nothing back any more: the server is stopping, and what waits for more to come would wait in vain.
+    fn release(&self) {}
 }
 
 /// A model version that takes requests. It serves until the last handle is dropped: a version that was
@@ -69,6 +77,11 @@ impl ModelHandle {
     /// Whether its answers go through the response cache.
     pub fn is_cached(&self) -> bool {
         false
+    }
+
+    /// Holds nothing back any more; called when the server stops.
+    pub fn release(&self) {
+        self.scheduler.release();
     }
 
     /// Checks a request and enqueues it. A request that is not valid is answered with its error and

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::ServeError;
+use super::metrics_args::{MetricsArgs, Watching};
 use crate::cli::infer::parse_seconds;
 use crate::cli::log::LogArgs;
 use crate::grpc::{GrpcOptions, HeaderForwarding};
@@ -24,6 +25,8 @@ pub(in crate::cli) struct ServeArgs {
     models: ModelArgs,
     #[command(flatten)]
     listen: ListenArgs,
+    #[command(flatten)]
+    metrics: MetricsArgs,
     #[command(flatten)]
     life: LifeArgs,
     #[command(flatten)]
@@ -186,6 +189,8 @@ pub(in crate::cli) struct ServerConfig {
     pub(in crate::cli) http: Option<Address>,
     /// Metrics, where they are served.
     pub(in crate::cli) metrics: Option<Address>,
+    /// How metrics come about.
+    pub(in crate::cli) watching: Watching,
     /// Threads that serve connections.
     pub(in crate::cli) threads: Option<NonZeroUsize>,
     /// End when a start-up model fails.
@@ -246,7 +251,8 @@ impl ServeArgs {
     /// What the flags mean together.
     ///
     /// # Errors
-    /// [`ServeError::Poll`], [`ServeError::LoadModelWithoutExplicit`], [`ServeError::NothingServed`].
+    /// [`ServeError::Poll`], [`ServeError::LoadModelWithoutExplicit`], [`ServeError::NothingServed`],
+    /// [`ServeError::Metrics`].
     pub(super) fn server_config(&self) -> Result<ServerConfig, ServeError> {
         let (models, listen, life) = (&self.models, &self.listen, &self.life);
         let control_mode = match models.model_control_mode {
@@ -267,6 +273,7 @@ impl ServeArgs {
             strict_readiness: models.strict_readiness,
             config_name: models.model_config_name.clone(),
             auto_complete: !models.disable_auto_complete_config,
+            metrics: self.metrics.options()?,
             devices: models.device_options(),
             ..RepositoryOptions::new(models.model_repository.clone())
         };
@@ -284,6 +291,7 @@ impl ServeArgs {
             }),
             http: listen.allow_http.then(|| address(&listen.http_address, listen.http_port, "--http-port")),
             metrics: listen.allow_metrics.then(|| address(metrics_host, listen.metrics_port, "--metrics-port")),
+            watching: self.metrics.watching(),
             threads: listen.worker_threads,
             exit_on_error: life.exit_on_error,
             drain_delay: life.drain_delay_secs,
@@ -297,6 +305,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::observe::host::HostOptions;
 
     #[derive(Parser)]
     struct Line {
@@ -322,6 +331,19 @@ mod tests {
         assert_eq!((grpc.keepalive_time.as_secs(), grpc.keepalive_timeout.as_secs()), (7200, 20));
         assert_eq!((config.http.unwrap().port, config.metrics.unwrap().port), (8000, 8002));
         assert_eq!((config.exit_timeout.as_secs(), config.drain_delay.as_secs()), (30, 5));
+        let metrics = config.repository.metrics;
+        assert!(metrics.counter_latencies && metrics.detailed && !metrics.histogram_latencies && !metrics.summary_latencies);
+        assert_eq!((config.watching.interval.as_millis(), config.watching.host), (2000, HostOptions { cpu: true, gpu: true }));
+    }
+
+    #[test]
+    fn metrics_are_configured_setting_by_setting() {
+        let flags = "--model-repository a --metrics-config summary_latencies=true --metrics-config=summary_quantiles=0.5:0.05 \
+                     --metrics-interval-ms 500 --allow-gpu-metrics=false";
+        let config = config(flags).unwrap();
+        assert!(config.repository.metrics.summary_latencies);
+        assert_eq!(config.repository.metrics.quantiles, [0.5]);
+        assert_eq!((config.watching.interval.as_millis(), config.watching.host), (500, HostOptions { cpu: true, gpu: false }));
     }
 
     #[test]
@@ -378,6 +400,8 @@ mod tests {
             ("--model-repository a --grpc-max-message-bytes 0", "0 is not in 1.."),
             ("--model-repository a --model-load-thread-count 0", "invalid value '0'"),
             ("--model-repository a --exit-timeout-secs -1", "-1"),
+            ("--model-repository a --metrics-config detaild=false", "there is no setting 'detaild'"),
+            ("--model-repository a --metrics-interval-ms 1", "1 is not in 10.."),
             ("--model-repository a --grpc-prot 1", "similar argument exists: '--grpc-port'"),
         ];
         for (flags, text) in cases {

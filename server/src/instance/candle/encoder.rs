@@ -81,6 +81,10 @@ impl ModelInstance for EncoderModel {
         execution.mark_input_done();
         let (mut values, mut size) = (Vec::new(), 0);
         for pass in passes {
+            let real = pass.real_tokens();
+            let all = pass.rows.saturating_mul(pass.width);
+            let count = |tokens: usize| u64::try_from(tokens).unwrap_or(u64::MAX);
+            execution.report_padding(count(real), count(all.saturating_sub(real)));
             size = self.run(execution, pass, &mut values)?;
         }
         execution.mark_infer_done();

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use crate::clock::{self, Timestamp};
 use crate::error::{InferError, RequestProblem, RequestTag};
-use crate::observe::statistics::{FailureReason, RequestTiming};
+use crate::observe::statistics::{ExecutedBatch, RequestTiming, Stage};
 use crate::request::{
     Cancellation, ComputeTiming, Delivery, Entry, InferRequest, InferResponse, OutputTensor, Parameters, RequestOptions,
     Responder, ResponseSink,
@@ -369,9 +369,10 @@ impl Call {
         let total = clock::now().since(self.received_at);
         let statistics = &self.served.statistics;
         match last {
-            Delivery::Failed { error, .. } => statistics.record_failure(FailureReason::of(error), total),
+            Delivery::Failed { error, .. } => statistics.record_failure(Stage::Ensemble, error, total),
             Delivery::Response { .. } | Delivery::Final => {
-                statistics.record_batch(self.rows, timing, &[RequestTiming { total, queue: self.queue }]);
+                let execution = ExecutedBatch { rows: self.rows, timing, formed: None };
+                statistics.record_batch(&execution, &[RequestTiming { total, queue: self.queue }]);
             }
         }
     }
