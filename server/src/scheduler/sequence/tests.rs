@@ -565,8 +565,6 @@ struct Ledger {
     rows: HashMap<Key, (usize, usize)>,
     by_row: HashMap<(usize, usize), Key>,
     gone: HashSet<usize>,
-    /// First requests of sequences in the order in which they got to run.
-    started: Vec<usize>,
 }
 
 impl Ledger {
@@ -594,7 +592,6 @@ impl Ledger {
         let last = self.last_run.insert(key, request.number);
         if last.is_none() {
             assert!(request.first, "a sequence began to run in its middle");
-            self.started.push(request.number);
         }
         assert!(last.is_none_or(|last| last < request.number), "a sequence's requests ran out of order");
         assert_eq!(*self.rows.entry(key).or_insert(row), row, "a sequence changed its row");
@@ -602,125 +599,140 @@ impl Ledger {
     }
 }
 
-fn live(steps: Vec<Step>) -> Result<(), TestCaseError> {
-    let limits = limits(3, 2, 12);
-    let mut sequences: Sequences<Request, Vec<u8>> = Sequences::new(limits);
-    let mut ledger = Ledger::default();
-    let mut now = 0u64;
-    let mut waiting: HashMap<usize, Request> = HashMap::new();
-    let lapse = |ledger: &mut Ledger, waiting: &mut HashMap<usize, Request>, lapsed: Vec<(Request, Lapse)>| {
-        for (request, _) in lapsed {
-            waiting.remove(&request.number);
-            ledger.end(&request, "lapsed");
-        }
-    };
-    for step in steps {
-        match step {
-            Step::Push { sequence, start, end, by, shape } => {
-                ledger.pushed += 1;
-                let request = Request { number: ledger.pushed, sequence, shape, first: start };
-                let arrival = Arrival {
-                    id: SequenceId::Number(u64::from(sequence)),
-                    start,
-                    end,
-                    queued_at: at(now),
-                    start_by: by.map(|by| at(now + u64::from(by))),
-                    item: request.clone(),
-                };
-                match sequences.push(arrival) {
-                    Ok(()) => drop(waiting.insert(request.number, request)),
-                    Err((refused, refusal)) => {
-                        prop_assert!(refusal != Refusal::NoStart || !start);
-                        prop_assert!(refusal != Refusal::Full || waiting.len() == limits.max_entries.get());
-                        ledger.end(&refused, "refused");
-                    }
-                }
-            }
-            Step::Rows { instance } => {
-                let lapsed = sequences.expire(at(now));
-                lapse(&mut ledger, &mut waiting, lapsed);
-                ledger.forget_ended(&mut sequences);
-                let rows = next_rows(&mut sequences, at(now), instance, &AT_ONCE, |a, b| a.item.shape == b.item.shape);
-                if let Rows::Run { rows, trigger } = rows {
-                    prop_assert_eq!(trigger, Trigger::Idle);
-                    prop_assert!(rows.len() <= limits.slots.get());
-                    prop_assert!(rows.last().is_some_and(Option::is_some), "rows end with padding");
-                    let shapes: HashSet<u8> = rows.iter().flatten().map(|taken| taken.item.shape).collect();
-                    prop_assert_eq!(shapes.len(), 1);
-                    for (row, taken) in rows.into_iter().enumerate().filter_map(|(row, taken)| Some((row, taken?))) {
-                        prop_assert_eq!((taken.place.instance, taken.place.slot), (instance, row));
-                        waiting.remove(&taken.item.number);
-                        ledger.ran(taken.key, (instance, row), &taken.item);
-                        let memory = sequences.memory(taken.key).unwrap();
-                        prop_assert!(memory.iter().all(|sequence| *sequence == taken.item.sequence), "a foreign memory");
-                        memory.push(taken.item.sequence);
-                        ledger.running.push((taken.key, taken.item));
-                    }
-                }
-            }
-            Step::Finish { which, outcome } if !ledger.running.is_empty() => {
-                let index = usize::from(which) % ledger.running.len();
-                let (key, request) = ledger.running.remove(index);
-                ledger.end(&request, "ran");
-                let outcome = match outcome {
-                    0 => Outcome::Canceled,
-                    1 => Outcome::Expired,
-                    _ => Outcome::Answered,
-                };
-                let lapsed = sequences.finish(at(now), key, outcome);
-                if outcome != Outcome::Answered || sequences.memory(key).is_none_or(|memory| memory.is_empty()) {
-                    ledger.forget(key);
-                }
-                lapse(&mut ledger, &mut waiting, lapsed);
-            }
-            Step::Finish { .. } => {}
-            Step::Leave { which } => drop(ledger.gone.insert(usize::from(which))),
-            Step::Sweep => {
-                let gone = &ledger.gone;
-                let lapsed = sequences.sweep(|request| gone.contains(&request.number));
-                lapse(&mut ledger, &mut waiting, lapsed);
-                prop_assert!(waiting.keys().all(|number| !ledger.gone.contains(number)), "who left still waits");
-            }
-            Step::Advance { millis } => now += u64::from(millis),
-        }
-        prop_assert_eq!(sequences.len(), waiting.len());
-        ledger.forget_ended(&mut sequences);
-    }
-    finish_all(sequences, ledger, waiting, now)
+/// A random life: sequences, what must hold of them, and who waits.
+struct Life {
+    sequences: Sequences<Request, Vec<u8>>,
+    ledger: Ledger,
+    waiting: HashMap<usize, Request>,
+    now: u64,
 }
 
-/// Ends a random life: everything that still waits gets to run, and nothing is left.
-fn finish_all(
-    mut sequences: Sequences<Request, Vec<u8>>,
-    mut ledger: Ledger,
-    mut waiting: HashMap<usize, Request>,
-    now: u64,
-) -> Result<(), TestCaseError> {
-    sequences.close();
-    for _ in 0..200 {
-        for (key, request) in std::mem::take(&mut ledger.running) {
-            ledger.end(&request, "ran");
-            let lapsed = sequences.finish(at(now), key, Outcome::Answered);
-            prop_assert!(lapsed.is_empty());
-        }
-        for instance in 0..3 {
-            let rows = next_rows(&mut sequences, at(now), instance, &AT_ONCE, |_, _| true);
-            if let Rows::Run { rows, .. } = rows {
-                for taken in rows.into_iter().flatten() {
-                    waiting.remove(&taken.item.number);
-                    ledger.running.push((taken.key, taken.item));
+impl Life {
+    const LIMITS: (usize, usize, usize) = (3, 2, 12);
+
+    fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
+        let (instances, slots, max_entries) = Self::LIMITS;
+        let sequences = Sequences::new(limits(instances, slots, max_entries));
+        let mut life = Self { sequences, ledger: Ledger::default(), waiting: HashMap::new(), now: 0 };
+        for step in steps {
+            match step {
+                Step::Push { .. } => life.push(&step)?,
+                Step::Rows { instance } => life.rows(instance)?,
+                Step::Finish { which, outcome } => life.finish(which, outcome),
+                Step::Leave { which } => drop(life.ledger.gone.insert(usize::from(which))),
+                Step::Sweep => {
+                    let gone = &life.ledger.gone;
+                    let lapsed = life.sequences.sweep(|request| gone.contains(&request.number));
+                    life.lapse(lapsed);
+                    let left = life.waiting.keys().find(|number| life.ledger.gone.contains(number));
+                    prop_assert_eq!(left, None, "who left still waits");
                 }
+                Step::Advance { millis } => life.now += u64::from(millis),
             }
+            prop_assert_eq!(life.sequences.len(), life.waiting.len());
+            life.ledger.forget_ended(&mut life.sequences);
         }
-        if ledger.running.is_empty() {
-            break;
+        life.end()
+    }
+
+    fn lapse(&mut self, lapsed: Vec<(Request, Lapse)>) {
+        for (request, _) in lapsed {
+            self.waiting.remove(&request.number);
+            self.ledger.end(&request, "lapsed");
         }
     }
-    prop_assert!(sequences.is_empty(), "sequences are left: {sequences:?}");
-    prop_assert!(waiting.is_empty());
-    prop_assert_eq!(sequences.next_wakeup(), None);
-    prop_assert_eq!(ledger.outcomes.len(), ledger.pushed);
-    Ok(())
+
+    fn push(&mut self, step: &Step) -> Result<(), TestCaseError> {
+        let Step::Push { sequence, start, end, by, shape } = *step else { return Ok(()) };
+        self.ledger.pushed += 1;
+        let request = Request { number: self.ledger.pushed, sequence, shape, first: start };
+        let arrival = Arrival {
+            id: SequenceId::Number(u64::from(sequence)),
+            start,
+            end,
+            queued_at: at(self.now),
+            start_by: by.map(|by| at(self.now + u64::from(by))),
+            item: request.clone(),
+        };
+        match self.sequences.push(arrival) {
+            Ok(()) => drop(self.waiting.insert(request.number, request)),
+            Err((refused, refusal)) => {
+                prop_assert!(refusal != Refusal::NoStart || !start);
+                prop_assert!(refusal != Refusal::Full || self.waiting.len() == Self::LIMITS.2);
+                self.ledger.end(&refused, "refused");
+            }
+        }
+        Ok(())
+    }
+
+    fn rows(&mut self, instance: usize) -> Result<(), TestCaseError> {
+        let lapsed = self.sequences.expire(at(self.now));
+        self.lapse(lapsed);
+        self.ledger.forget_ended(&mut self.sequences);
+        let rows = next_rows(&mut self.sequences, at(self.now), instance, &AT_ONCE, |a, b| a.item.shape == b.item.shape);
+        let Rows::Run { rows, trigger } = rows else { return Ok(()) };
+        prop_assert_eq!(trigger, Trigger::Idle);
+        prop_assert!(rows.len() <= Self::LIMITS.1);
+        prop_assert!(rows.last().is_some_and(Option::is_some), "rows end with padding");
+        let shapes: HashSet<u8> = rows.iter().flatten().map(|taken| taken.item.shape).collect();
+        prop_assert_eq!(shapes.len(), 1);
+        for (row, taken) in rows.into_iter().enumerate().filter_map(|(row, taken)| Some((row, taken?))) {
+            prop_assert_eq!((taken.place.instance, taken.place.slot), (instance, row));
+            self.waiting.remove(&taken.item.number);
+            self.ledger.ran(taken.key, (instance, row), &taken.item);
+            let memory = self.sequences.memory(taken.key).unwrap();
+            prop_assert!(memory.iter().all(|sequence| *sequence == taken.item.sequence), "a foreign memory");
+            memory.push(taken.item.sequence);
+            self.ledger.running.push((taken.key, taken.item));
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, which: u8, outcome: u8) {
+        if self.ledger.running.is_empty() {
+            return;
+        }
+        let index = usize::from(which) % self.ledger.running.len();
+        let (key, request) = self.ledger.running.remove(index);
+        self.ledger.end(&request, "ran");
+        let outcome = match outcome {
+            0 => Outcome::Canceled,
+            1 => Outcome::Expired,
+            _ => Outcome::Answered,
+        };
+        let lapsed = self.sequences.finish(at(self.now), key, outcome);
+        if outcome != Outcome::Answered {
+            self.ledger.forget(key);
+        }
+        self.lapse(lapsed);
+    }
+
+    /// Everything that still waits gets to run, and nothing is left.
+    fn end(mut self) -> Result<(), TestCaseError> {
+        self.sequences.close();
+        for _ in 0..200 {
+            for (key, request) in std::mem::take(&mut self.ledger.running) {
+                self.ledger.end(&request, "ran");
+                prop_assert!(self.sequences.finish(at(self.now), key, Outcome::Answered).is_empty());
+            }
+            for instance in 0..Self::LIMITS.0 {
+                let rows = next_rows(&mut self.sequences, at(self.now), instance, &AT_ONCE, |_, _| true);
+                let Rows::Run { rows, .. } = rows else { continue };
+                for taken in rows.into_iter().flatten() {
+                    self.waiting.remove(&taken.item.number);
+                    self.ledger.running.push((taken.key, taken.item));
+                }
+            }
+            if self.ledger.running.is_empty() {
+                break;
+            }
+        }
+        prop_assert!(self.sequences.is_empty(), "sequences are left: {:?}", self.sequences);
+        prop_assert!(self.waiting.is_empty());
+        prop_assert_eq!(self.sequences.next_wakeup(), None);
+        prop_assert_eq!(self.ledger.outcomes.len(), self.ledger.pushed);
+        Ok(())
+    }
 }
 
 proptest! {
@@ -728,6 +740,6 @@ proptest! {
 
     #[test]
     fn every_request_has_one_outcome_and_no_two_sequences_share_a_row(steps in steps()) {
-        live(steps)?;
+        Life::run(steps)?;
     }
 }
