@@ -91,7 +91,7 @@ impl Execution {
         let outputs = served.config.outputs.len();
         let empty = batch.members().iter().filter(|member| member.item.is_padding());
         let empty_rows = empty.map(|member| member.rows.len()).sum();
-        let requests = batch
+        let mut requests: Vec<Running> = batch
             .into_iter()
             .map(|Member { item: entry, rows }| {
                 let mut request = entry.request;
@@ -110,6 +110,7 @@ impl Execution {
                 }
             })
             .collect();
+        requests.iter_mut().filter_map(|running| running.responder.as_mut()).for_each(Responder::started);
         let marks = Marks { start, input_done: None, infer_done: None };
         let outputs = vec![None; outputs];
         Self {

@@ -32,6 +32,7 @@ const DELIVERIES: usize = 64;
 pub(super) struct TestModel {
     served: Arc<ServedVersion>,
     pool: InstancePool,
+    devices: Devices,
 }
 
 /// The version that a configuration text describes. The model's name is that in the text.
@@ -63,8 +64,9 @@ impl TestModel {
 
     /// Runs a backend of the test's own.
     pub(super) fn over(served: Arc<ServedVersion>, backend: &Arc<dyn Backend>) -> Result<Self, LoadError> {
-        let pool = InstancePool::start(Arc::clone(&served), backend, 16, &Devices::default())?;
-        Ok(Self { served, pool })
+        let devices = Devices::default();
+        let pool = InstancePool::start(Arc::clone(&served), backend, 16, &devices)?;
+        Ok(Self { served, pool, devices })
     }
 
     /// An empty request.
@@ -157,6 +159,11 @@ impl TestModel {
     /// Its instances.
     pub(super) fn pool(&self) -> &InstancePool {
         &self.pool
+    }
+
+    /// Its devices.
+    pub(super) fn devices(&self) -> &Devices {
+        &self.devices
     }
 
     /// Lets all go: the instances end when they have nothing left to do.

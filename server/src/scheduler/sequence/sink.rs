@@ -68,10 +68,8 @@ pub(super) struct SequenceSink {
 impl SequenceSink {
     /// A responder for the model in place of `responder`.
     pub(super) fn wrap(responder: Responder, key: Key, tensors: &Arc<Tensors>, reports: &Arc<Reports>) -> Responder {
-        let cancellation = responder.cancellation().clone();
         let (tensors, reports) = (Arc::clone(tensors), Arc::clone(reports));
-        let sink = Self { key, responder, tensors, reports, states: Vec::new(), reported: false };
-        Responder::new(Box::new(sink), cancellation)
+        responder.wrap(|responder| Box::new(Self { key, responder, tensors, reports, states: Vec::new(), reported: false }))
     }
 
     fn pass(&mut self, mut delivery: Delivery, deliver: impl FnOnce(&mut Responder, Delivery)) {
