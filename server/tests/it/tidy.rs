@@ -55,6 +55,8 @@ const PURE: &[&str] = &[
     "scheduler/driver.rs",
     "scheduler/simulation",
     "scheduler/ensemble/run",
+    "scheduler/reuse/flights.rs",
+    "scheduler/reuse/key.rs",
     "observe/metrics",
     "observe/counts.rs",
     "observe/distributions.rs",
