@@ -23,6 +23,7 @@ pub mod reuse;
 pub mod simulation;
 pub mod validate;
 
+mod drive;
 mod driver;
 mod mailbox;
 mod timer;
