@@ -4,11 +4,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::Span;
+
 use crate::batch::{Batch, Member, Origin};
 use crate::clock::{self, Timestamp};
 use crate::config::ModelConfig;
 use crate::error::{ExecuteError, InferError};
 use crate::observe::statistics::{ExecutedBatch, Formed, RequestTiming, Stage};
+use crate::observe::trace;
 use crate::request::{Cancellation, ComputeTiming, Delivery, Entry, Parameter, Parameters, Responder, ValidRequest};
 use crate::tensor::Tensor;
 use crate::timeline::BatchTimes;
@@ -32,6 +35,7 @@ pub struct Execution {
     seat: Option<Seat>,
     /// Rows of requests whose clients left before the model ran for them.
     left_rows: usize,
+    span: Span,
     /// Elements that the model was asked for, and those that it added to them.
     real: u64,
     padding: u64,
@@ -87,6 +91,8 @@ impl Execution {
         let start = clock::now();
         let (rows, origin) = (batch.rows(), origin(&served, &batch));
         let outputs = served.config.outputs.len();
+        let spans = batch.members().iter().map(|member| member.item.responder.span());
+        let span = trace::batch(&served.config.name, served.version, &origin, rows, spans);
         let requests = batch
             .into_iter()
             .map(|Member { item: entry, rows }| {
@@ -107,13 +113,27 @@ impl Execution {
             .collect();
         let marks = Marks { start, input_done: None, infer_done: None };
         let outputs = vec![None; outputs];
-        Self { served, requests, rows, outputs, marks, recorded: false, origin, seat: None, left_rows: 0, real: 0, padding: 0 }
+        Self {
+            served,
+            requests,
+            rows,
+            outputs,
+            marks,
+            recorded: false,
+            origin,
+            seat: None,
+            left_rows: 0,
+            span,
+            real: 0,
+            padding: 0,
+        }
     }
 
     /// Says which instance runs it, by its number; the instance counts as busy until the execution ends.
     pub(super) fn on(mut self, instance: usize) -> Self {
         if let Some(busy) = self.served.statistics.busy(instance) {
             let idle_since = busy.begin(self.marks.start);
+            self.span.record("instance", instance);
             self.seat = Some(Seat { served: Arc::clone(&self.served), instance, idle_since });
         }
         self
@@ -326,6 +346,7 @@ impl Execution {
     ) {
         let end = clock::now();
         let timing = self.marks.timing(end);
+        trace::executed(&self.span, timing);
         let statistics = &self.served.statistics;
         let answered: Vec<RequestTiming> = answers
             .iter()
