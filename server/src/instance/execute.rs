@@ -28,6 +28,10 @@ pub struct Execution {
     served: Arc<ServedVersion>,
     requests: Vec<Running>,
     rows: usize,
+    /// Rows that belong to no request.
+    empty_rows: usize,
+    /// Requests, without the padding of sequences.
+    askers: usize,
     outputs: Vec<Option<Tensor>>,
     pub(super) marks: Marks,
     recorded: bool,
@@ -93,7 +97,9 @@ impl Execution {
         let outputs = served.config.outputs.len();
         let spans = batch.members().iter().map(|member| member.item.responder.span());
         let span = trace::batch(&served.config.name, served.version, &origin, rows, spans);
-        let requests = batch
+        let empty = || batch.members().iter().filter(|member| member.item.is_padding());
+        let (askers, empty_rows) = (batch.len() - empty().count(), empty().map(|member| member.rows.len()).sum());
+        let mut requests: Vec<Running> = batch
             .into_iter()
             .map(|Member { item: entry, rows }| {
                 let mut request = entry.request;
@@ -103,7 +109,8 @@ impl Execution {
                 Running {
                     queued_at: entry.queued_at,
                     request,
-                    responder: Some(entry.responder),
+                    // Padding is answered to nobody; it is as if a stream had taken it over.
+                    responder: Some(entry.responder).filter(|responder| !responder.is_finished()),
                     rows,
                     outputs: vec![None; outputs],
                     parameters: Parameters::new(),
@@ -111,12 +118,15 @@ impl Execution {
                 }
             })
             .collect();
+        requests.iter_mut().filter_map(|running| running.responder.as_mut()).for_each(Responder::started);
         let marks = Marks { start, input_done: None, infer_done: None };
         let outputs = vec![None; outputs];
         Self {
             served,
             requests,
             rows,
+            askers,
+            empty_rows,
             outputs,
             marks,
             recorded: false,
@@ -144,7 +154,7 @@ impl Execution {
         BatchTimes {
             origin: self.origin,
             rows: self.rows,
-            requests: self.requests.len(),
+            requests: self.askers,
             instance: self.seat.as_ref().map(|seat| seat.instance),
             idle_since: self.seat.as_ref().map_or(Timestamp::default(), |seat| seat.idle_since),
             device_wait: Duration::ZERO,
@@ -161,6 +171,7 @@ impl Execution {
             trigger: self.origin.trigger,
             cost: self.origin.cost,
             assembly: self.marks.start.since(self.origin.formed_at),
+            empty_rows: self.empty_rows,
             padding: self.padding,
             real: self.real,
         };

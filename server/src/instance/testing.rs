@@ -32,6 +32,7 @@ const DELIVERIES: usize = 64;
 pub(super) struct TestModel {
     served: Arc<ServedVersion>,
     pool: InstancePool,
+    devices: Devices,
 }
 
 /// The version that a configuration text describes. The model's name is that in the text.
@@ -63,8 +64,9 @@ impl TestModel {
 
     /// Runs a backend of the test's own.
     pub(super) fn over(served: Arc<ServedVersion>, backend: &Arc<dyn Backend>) -> Result<Self, LoadError> {
-        let pool = InstancePool::start(Arc::clone(&served), backend, 16, &Devices::default())?;
-        Ok(Self { served, pool })
+        let devices = Devices::default();
+        let pool = InstancePool::start(Arc::clone(&served), backend, 16, &devices)?;
+        Ok(Self { served, pool, devices })
     }
 
     /// An empty request.
@@ -113,7 +115,10 @@ impl TestModel {
             let request = request.finish();
             let rows = request.rows;
             self.served.statistics.enter_queue(1);
-            batch.push(Entry { request, responder, queued_at: clock::now(), level: 1, deadline, delayed_from: None }, rows);
+            batch.push(
+                Entry { request, responder, queued_at: clock::now(), level: 1, deadline, delayed_from: None, stand_in: None },
+                rows,
+            );
             asked.push(Asked { deliveries, cancellation });
         }
         (batch, asked)
@@ -134,8 +139,15 @@ impl TestModel {
         }
         let responder = Responder::new(Box::new(Panicking), Cancellation::default());
         self.served.statistics.enter_queue(1);
-        let entry =
-            Entry { request: request.finish(), responder, queued_at: clock::now(), level: 1, deadline: None, delayed_from: None };
+        let entry = Entry {
+            request: request.finish(),
+            responder,
+            queued_at: clock::now(),
+            level: 1,
+            deadline: None,
+            delayed_from: None,
+            stand_in: None,
+        };
         assert!(self.pool.try_submit(Batch::single(entry, 1)).is_ok(), "the queue of batches is full");
     }
 
@@ -147,6 +159,11 @@ impl TestModel {
     /// Its instances.
     pub(super) fn pool(&self) -> &InstancePool {
         &self.pool
+    }
+
+    /// Its devices.
+    pub(super) fn devices(&self) -> &Devices {
+        &self.devices
     }
 
     /// Lets all go: the instances end when they have nothing left to do.

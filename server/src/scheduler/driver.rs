@@ -176,6 +176,11 @@ impl<T> Driver<T> {
         self.batcher.next_wakeup(now, room).into_iter().chain(sweep).min()
     }
 
+    /// Entries that the batcher holds.
+    pub(crate) fn waiting(&self) -> usize {
+        self.batcher.len()
+    }
+
     /// Whether all is done: nobody comes any more, nothing waits and nothing runs.
     pub(crate) fn is_finished(&self) -> bool {
         !self.open && self.batcher.is_empty() && self.in_flight == 0

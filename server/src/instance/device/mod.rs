@@ -5,6 +5,13 @@
 //! A device is a name. Models on candle share `cpu`, with as many slots as there are cores; the builtin model `fake`
 //! shares the virtual device that it names; the other builtin models compute nothing and share none. Under the rate
 //! limiter every instance claims turns, those of no device included.
+//!
+//! How a seat is used. An instance's thread that has something to run calls [`Seat::acquire`], runs one batch and, where
+//! more waits for it, calls [`DevicePermit::exchange`], else drops the permit. A driver calls [`Seat::request`] when it
+//! wants to run, forms the batch when the permit is there, and hands it to the instance with the batch. Both ask for the
+//! next turn *before* they give back the one they have, as long as they have more to run: a model whose claim comes
+//! after its release finds the device gone to whoever waited, and its weight would count for nothing. A claim that is
+//! made early is not granted while all instances of the model run.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

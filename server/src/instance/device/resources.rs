@@ -37,7 +37,8 @@ impl ResourceLimits {
         self.limits.is_empty()
     }
 
-    /// For a resource of the whole server the device that was given is of no matter.
+    /// For a resource of the whole server the device that was given is of no matter. Of one that was given for other
+    /// devices alone there is none.
     fn of(&self, resource: &str, scope: Scope<'_>) -> Option<u64> {
         let named = || self.limits.iter().rev().filter(|limit| limit.name == resource);
         let limit = match scope {
@@ -46,7 +47,7 @@ impl ResourceLimits {
                 .find(|limit| limit.device.as_deref() == Some(device))
                 .or_else(|| named().find(|limit| limit.device.is_none())),
         };
-        limit.map(|limit| limit.count.into())
+        limit.map(|limit| limit.count.into()).or(named().next().map(|_| 0))
     }
 }
 
@@ -197,7 +198,7 @@ impl ResourcePool {
             pooled.name == resource.name && pooled.device.is_none() != resource.global && in_use(place, pooled)
         };
         if self.resources.iter().enumerate().any(other_scope) {
-            return Err(LoadError::ResourceScope { model: model.to_owned(), resource: resource.name.clone() });
+            return Err(LoadError::ResourceScope { resource: resource.name.clone() });
         }
         let device = (!resource.global).then_some(device);
         let same = |pooled: &Pooled| pooled.name == resource.name && pooled.device.as_deref() == device;

@@ -22,7 +22,7 @@ use crate::clock::Timestamp;
 
 use super::resources::{Needs, ResourcePool, Ticket};
 
-/// Most executions of higher classes, one after another, while a class waits that could run.
+/// Most executions of higher classes, one after another, while a class waits.
 pub const MAX_PASSED: u32 = 16;
 
 /// Most executions that go before a claim while only its resources keep it from running; then what is free of
@@ -191,12 +191,34 @@ struct Class {
     finish: Tag,
     running: usize,
     waiting: usize,
-    /// Turns that went to higher classes since it last had one, while it could have run.
+    /// Turns that went to higher classes since it last had one, while it waited.
     passed: u32,
+    /// The turn that was counted last.
+    counted: u64,
 }
 
-/// The order in which waiting claims of one class of comparisons are served; the least is first.
-type Order = (Reverse<u32>, u8, Tag, u64);
+impl Class {
+    /// A claim was taken back.
+    fn withdrawn(&mut self, claims: usize) {
+        self.waiting -= claims;
+        if self.waiting == 0 {
+            self.passed = 0;
+        }
+    }
+}
+
+/// The order in which waiting claims are served; the least is first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Order {
+    /// How often its class has been passed over, from [`MAX_PASSED`] on.
+    overdue: Reverse<u32>,
+    priority: u8,
+    /// Virtual time at which it would begin.
+    start: Tag,
+    /// Of two that would begin together, the share that has idled goes first.
+    finish: Tag,
+    number: u64,
+}
 
 /// The turns of one device on which at most `slots` executions run at a time. `T` is what a claim carries.
 pub struct DeviceScheduler<T> {
@@ -258,7 +280,7 @@ impl<T> DeviceScheduler<T> {
         removed.closing = true;
         let payloads: Vec<T> = removed.waiting.drain(..).map(|claim| claim.payload).collect();
         if let Some(class) = self.classes.get_mut(&removed.spec.priority) {
-            class.waiting -= payloads.len();
+            class.withdrawn(payloads.len());
         }
         self.leave_line(share, resources);
         self.forget_if_gone(share);
@@ -289,7 +311,7 @@ impl<T> DeviceScheduler<T> {
         let place = share.waiting.iter().position(|waiting| waiting.number == claim.number)?;
         let removed = share.waiting.remove(place)?;
         if let Some(class) = self.classes.get_mut(&share.spec.priority) {
-            class.waiting -= 1;
+            class.withdrawn(1);
         }
         if share.waiting.is_empty() {
             self.leave_line(claim.share, resources);
@@ -309,7 +331,7 @@ impl<T> DeviceScheduler<T> {
         let share = &mut self.shares[index];
         let claim = share.waiting.pop_front()?;
         let class = self.classes.entry(share.spec.priority).or_default();
-        let (_, _, start, _) = order;
+        let start = order.start;
         let charged = share.spec.virtual_time(claim.estimate.unwrap_or(share.estimate));
         share.finish = start.saturating_add(charged);
         share.meter.begin(now);
@@ -359,51 +381,48 @@ impl<T> DeviceScheduler<T> {
 
     /// The claim that runs next among those that can.
     fn best(&self, resources: &ResourcePool) -> Option<(Order, usize)> {
-        let runnable = self.candidates().filter(|(_, index)| {
+        let candidates = self.backlog.iter().filter_map(|index| self.candidate(*index));
+        let can_run = |(_, index): &(Order, usize)| {
             let share = &self.shares[*index];
             resources.can_take(&share.spec.needs, share.ticket)
-        });
-        runnable.min()
+        };
+        candidates.filter(can_run).min()
     }
 
-    /// The first claim of every share that has one and an instance for it.
-    fn candidates(&self) -> impl Iterator<Item = (Order, usize)> {
-        self.backlog.iter().filter_map(|index| {
-            let share = self.shares.get(*index)?;
-            let claim = share.first()?;
-            let passed = self.classes.get(&share.spec.priority).map_or(0, |class| class.passed);
-            let overdue = if passed >= MAX_PASSED { passed } else { 0 };
-            let start = claim.arrived.max(share.finish);
-            Some(((Reverse(overdue), share.spec.priority, start, claim.number), *index))
-        })
+    /// The first claim of a share, if it has one and an instance for it.
+    fn candidate(&self, index: usize) -> Option<(Order, usize)> {
+        let share = self.shares.get(index)?;
+        let claim = share.first()?;
+        let passed = self.classes.get(&share.spec.priority).map_or(0, |class| class.passed);
+        let order = Order {
+            overdue: Reverse(if passed >= MAX_PASSED { passed } else { 0 }),
+            priority: share.spec.priority,
+            start: claim.arrived.max(share.finish),
+            finish: share.finish,
+            number: claim.number,
+        };
+        Some((order, index))
     }
 
-    /// Notes for everyone else that this turn went to another: classes that could have run, and claims that would
-    /// have been first if their resources had been free.
+    /// Notes for everyone else that this turn went to another: for lower classes, and for claims that would have been
+    /// first if their resources had been free.
     fn count_passed(&mut self, granted: Order, resources: &mut ResourcePool) {
-        let (_, granted_priority, ..) = granted;
-        let mut blocked = Vec::new();
-        let mut passed = Vec::new();
-        for (order, index) in self.candidates() {
-            let share = &self.shares[index];
-            if !resources.can_take(&share.spec.needs, share.ticket) {
-                if order < granted {
-                    blocked.push(index);
-                }
-            } else if share.spec.priority > granted_priority && !passed.contains(&share.spec.priority) {
-                passed.push(share.spec.priority);
-            }
-        }
-        for priority in passed {
-            if let Some(class) = self.classes.get_mut(&priority) {
-                class.passed = class.passed.saturating_add(1);
-            }
-        }
-        for index in blocked {
+        let turn = self.meter.used.executions + 1;
+        for place in 0..self.backlog.len() {
+            let Some((order, index)) = self.backlog.get(place).and_then(|index| self.candidate(*index)) else {
+                continue;
+            };
             let share = &mut self.shares[index];
-            share.blocked = share.blocked.saturating_add(1);
-            if share.blocked >= MAX_BLOCKED && share.ticket.is_none() {
-                share.ticket = Some(resources.queue(&share.spec.needs));
+            let lower = self.classes.get_mut(&order.priority).filter(|_| order.priority > granted.priority);
+            if let Some(class) = lower.filter(|class| class.counted < turn) {
+                class.counted = turn;
+                class.passed += 1;
+            }
+            if order < granted && !resources.can_take(&share.spec.needs, share.ticket) {
+                share.blocked += 1;
+                if share.blocked >= MAX_BLOCKED && share.ticket.is_none() {
+                    share.ticket = Some(resources.queue(&share.spec.needs));
+                }
             }
         }
     }

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use crate::batch::{Batch, Trigger};
 use crate::clock::Timestamp;
-use crate::config::{DynamicBatching, WindowPolicy};
+use crate::config::DynamicBatching;
 
-use super::super::queue::{Buckets, Judgment, Lapse, Lead, Refusal, Waiting};
+use super::super::queue::{Buckets, Judgment, Lapse, Lead, Refusal, Slot, Waiting};
 use super::Room;
 use super::forecast::{Ahead, Forecast};
 use super::window::{Decision, Forming, Window};
@@ -61,13 +61,9 @@ enum Out {
 
 impl<T> UrgentFirst<T> {
     pub(super) fn new(policy: DynamicBatching) -> Self {
-        let window = match policy.window {
-            WindowPolicy::Auto { cap } => Window::new(cap),
-            WindowPolicy::Fixed(delay) => Window::fixed(delay),
-        };
         Self {
             buckets: Buckets::new(policy.policies.len(), policy.preserve_ordering),
-            window,
+            window: Window::new(policy.window),
             policy,
             lapsed: Vec::new(),
             waiting_since: Timestamp::default(),
@@ -186,10 +182,10 @@ impl<T> UrgentFirst<T> {
         std::mem::take(&mut self.lapsed)
     }
 
-    /// A batch has ended.
-    pub(super) fn finished(&mut self, now: Timestamp, took: Option<Duration>) {
+    /// A batch of so many entries has ended.
+    pub(super) fn finished(&mut self, now: Timestamp, entries: usize, took: Option<Duration>) {
         if let Some(took) = took {
-            self.window.finished(now, took);
+            self.window.finished(now, entries, took);
         }
         self.decided = None;
     }
@@ -220,22 +216,21 @@ impl<T> UrgentFirst<T> {
             };
             // Even if the instance is free a little earlier than it seems, they would be late.
             let sure = start.minus(forecast.fit.spread()).max(now);
+            let is_mixed = self.buckets.is_mixed();
             let mut filling = Filling::new(&self.policy, start, forecast, trigger);
-            let mut dropped = false;
+            let (mut dropped, mut led_wrongly) = (false, false);
             let lapsed = &mut self.lapsed;
             let gathered = self.buckets.gather(
                 lead,
                 |slot| {
-                    if is_gone(&slot.item) {
-                        return Judgment::Drop(Out::Gone);
+                    match out(now, sure, slot, &is_gone, forecast) {
+                        Some(out) => {
+                            // Without the one who led, another bucket may be more urgent.
+                            led_wrongly |= is_mixed && filling.entries == 0;
+                            Judgment::Drop(out)
+                        }
+                        None => filling.judge(slot.places(), slot.cost, slot.finish_by),
                     }
-                    if let Some(lapse) = lapse(now, slot.start_by, slot.finish_by, slot.cost, forecast) {
-                        return Judgment::Drop(Out::Lapsed(lapse));
-                    }
-                    if lapse(sure, slot.start_by, slot.finish_by, slot.cost, forecast).is_some() {
-                        return Judgment::Drop(Out::Lapsed(Lapse::Unreachable));
-                    }
-                    filling.judge(slot.places(), slot.cost, slot.finish_by)
                 },
                 |item, out| {
                     dropped = true;
@@ -247,7 +242,7 @@ impl<T> UrgentFirst<T> {
             );
             self.decided = None;
             let is_closed = filling.entries > 0 && (filling.is_full() || gathered.is_stopped);
-            if dropped && !is_closed {
+            if dropped && (led_wrongly || !is_closed) {
                 // It is less than was decided on.
                 self.buckets.put_back(gathered);
                 continue;
@@ -398,6 +393,15 @@ fn timer(
 ) -> Option<Timestamp> {
     let latest = finish_by.map(|finish_by| forecast.latest_start(finish_by, cost));
     start_by.into_iter().chain(latest).chain(delayed_from).min()
+}
+
+/// Why an entry is no candidate for a batch that is formed now and starts at `sure` at the earliest, if so.
+fn out<T>(now: Timestamp, sure: Timestamp, slot: &Slot<T>, is_gone: &impl Fn(&T) -> bool, forecast: &Forecast) -> Option<Out> {
+    if is_gone(&slot.item) {
+        return Some(Out::Gone);
+    }
+    let at = |start| lapse(start, slot.start_by, slot.finish_by, slot.cost, forecast);
+    at(now).or_else(|| at(sure).map(|_| Lapse::Unreachable)).map(Out::Lapsed)
 }
 
 /// Why an entry must not start at this time, if so.

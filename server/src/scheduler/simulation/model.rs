@@ -6,14 +6,17 @@ use std::collections::VecDeque;
 use crate::batch::Batch;
 use crate::clock::Timestamp;
 use crate::config::{DynamicBatching, TimeoutAction};
+use crate::instance::device::schedule::Grant;
 use crate::request::BatchKey;
 use crate::scheduler::batcher::{DynamicBatcher, Ran, Room};
+use crate::scheduler::driver::{Action, Driver, Reason};
 use crate::scheduler::queue::{Lapse, Refusal, Waiting};
 
 use super::device::{CostCurve, Run};
 use super::observer::{Event, Observer};
 use super::random::Random;
 use super::report::{Execution, ModelReport, Outcome, Request};
+use super::shared::{SimulatedShare, VirtualDevice};
 use super::traffic::{Draft, Source, Traffic};
 
 /// Requests accepted before the batcher is asked: a driver, too, looks up from its channel now and then.
@@ -34,6 +37,8 @@ pub struct SimulatedModel {
     pub curve: CostCurve,
     /// Who calls it.
     pub traffic: Traffic,
+    /// Its part of the device, where that is shared.
+    pub share: SimulatedShare,
 }
 
 /// A batch on an instance.
@@ -43,6 +48,8 @@ struct Running {
     cost: u64,
     ends_at: Timestamp,
     run: Run,
+    /// The turn on the device that is shared.
+    grant: Option<Grant>,
 }
 
 /// A model while it runs.
@@ -50,12 +57,14 @@ struct Running {
 pub(super) struct Model {
     index: usize,
     policy: DynamicBatching,
-    batcher: DynamicBatcher<u32>,
+    driver: Driver<u32>,
+    actions: Vec<Action<u32>>,
     source: Source,
     keys: Vec<BatchKey>,
     curve: CostCurve,
     random: Random,
     instances: usize,
+    shares_device: bool,
     running: Vec<Running>,
     /// Formed batches behind the running ones.
     ready: VecDeque<Batch<u32>>,
@@ -66,28 +75,29 @@ pub(super) struct Model {
     open: usize,
     /// Why the run cannot go on.
     fault: Option<String>,
-    gone: Vec<u32>,
     report: ModelReport,
 }
 
 impl Model {
-    pub(super) fn new(index: usize, setup: &SimulatedModel, random: &mut Random) -> Self {
+    pub(super) fn new(index: usize, setup: &SimulatedModel, shares_device: bool, random: &mut Random) -> Self {
+        let batcher = DynamicBatcher::new(setup.policy.clone(), setup.instances);
         Self {
             index,
             policy: setup.policy.clone(),
-            batcher: DynamicBatcher::new(setup.policy.clone(), setup.instances),
+            driver: Driver::new(batcher, setup.instances, setup.policy.preserve_ordering, shares_device),
+            actions: Vec::new(),
             source: Source::new(&setup.traffic, random.fork()),
             keys: (0..setup.traffic.mix.shapes.max(1)).map(|shape| BatchKey(vec![shape])).collect(),
             curve: setup.curve,
             random: random.fork(),
             instances: setup.instances,
+            shares_device,
             running: Vec::with_capacity(setup.instances),
             ready: VecDeque::new(),
             wakeup: None,
             idle_wakeups: 0,
             open: 0,
             fault: None,
-            gone: Vec::new(),
             report: ModelReport::default(),
         }
     }
@@ -117,9 +127,9 @@ impl Model {
     }
 
     /// Does what is to be done at this time.
-    pub(super) fn advance(&mut self, now: Timestamp, observer: &mut impl Observer) {
+    pub(super) fn advance(&mut self, now: Timestamp, device: &mut Option<VirtualDevice>, observer: &mut impl Observer) {
         self.idle_wakeups += 1;
-        self.finish(now, observer);
+        self.finish(now, device, observer);
         for _ in 0..ARRIVALS_PER_TURN {
             if self.source.next_at().is_none_or(|next| next > now) {
                 break;
@@ -127,7 +137,13 @@ impl Model {
             let draft = self.source.take(now);
             self.arrive(now, &draft, observer);
         }
-        self.dispatch(now, observer);
+        self.step(now, device, observer);
+    }
+
+    /// The device that is shared is there.
+    pub(super) fn seat(&mut self, now: Timestamp, device: &mut Option<VirtualDevice>, observer: &mut impl Observer) {
+        self.driver.on_seat();
+        self.step(now, device, observer);
     }
 
     fn arrive(&mut self, now: Timestamp, draft: &Draft, observer: &mut impl Observer) {
@@ -146,21 +162,20 @@ impl Model {
             finish_by: request.finish_by,
             delayed_from: request.delayed_from,
         };
-        let mut gone = std::mem::take(&mut self.gone);
+        let mut actions = std::mem::take(&mut self.actions);
         let requests = &self.report.requests;
-        let pushed = self.batcher.push(now, draft.priority, waiting, |item| requests[*item as usize].is_gone(now), &mut gone);
-        // Those who had left made room for the new one, so they end first.
-        for item in gone.drain(..) {
-            self.end(now, item, Outcome::Left, observer);
-        }
-        self.gone = gone;
-        match pushed {
-            Ok(()) => {
-                self.report.deepest = self.report.deepest.max(self.batcher.len());
-                observer.see(self.index, now, &self.report.requests, Event::Queued(number));
+        self.driver.on_arrival(now, draft.priority, waiting, |item| requests[*item as usize].is_gone(now), &mut actions);
+        let mut queued = true;
+        for action in actions.drain(..) {
+            if let Action::Refuse(item, reason) = action {
+                queued &= item != number;
+                self.end(now, item, outcome(reason), observer);
             }
-            Err((item, Refusal::Full { .. })) => self.end(now, item, Outcome::Full, observer),
-            Err((item, Refusal::Unreachable { .. })) => self.end(now, item, Outcome::Unreachable, observer),
+        }
+        self.actions = actions;
+        if queued {
+            self.report.deepest = self.report.deepest.max(self.driver.waiting());
+            observer.see(self.index, now, &self.report.requests, Event::Queued(number));
         }
     }
 
@@ -191,39 +206,37 @@ impl Model {
         }
     }
 
-    /// What the driver does whenever it wakes.
-    fn dispatch(&mut self, now: Timestamp, observer: &mut impl Observer) {
-        for (item, lapse) in self.batcher.expire(now) {
-            let outcome = match lapse {
-                Lapse::Expired => Outcome::Expired,
-                Lapse::Unreachable => Outcome::Lapsed,
-            };
-            self.end(now, item, outcome, observer);
+    /// Does what the driver says.
+    fn step(&mut self, now: Timestamp, device: &mut Option<VirtualDevice>, observer: &mut impl Observer) {
+        let mut actions = std::mem::take(&mut self.actions);
+        let requests = &self.report.requests;
+        self.driver.step(now, |item| requests[*item as usize].is_gone(now), &mut actions);
+        for action in actions.drain(..) {
+            match (action, device.as_mut()) {
+                (Action::Submit(batch), _) => {
+                    let room = self.room();
+                    observer.see(self.index, now, &self.report.requests, Event::Formed { batch: &batch, room });
+                    self.ready.push_back(batch);
+                    self.start(now, device, observer);
+                }
+                (Action::Refuse(item, reason), _) => self.end(now, item, outcome(reason), observer),
+                (Action::Ask, Some(device)) => device.claim(self.index),
+                (Action::Leave, Some(device)) => device.leave(self.index, now),
+                (Action::Ask | Action::Leave, None) => {
+                    self.fault = Some("it asks for a device, but it shares none".to_owned());
+                }
+            }
         }
-        let mut gone = std::mem::take(&mut self.gone);
-        loop {
-            let room = self.room();
-            let requests = &self.report.requests;
-            let is_gone = |item: &u32| requests[*item as usize].is_gone(now);
-            let Some(batch) = self.batcher.poll(now, room, is_gone, &mut gone) else {
-                break;
-            };
-            observer.see(self.index, now, &self.report.requests, Event::Formed { batch: &batch, room });
-            self.ready.push_back(batch);
-            self.start(now, observer);
-        }
-        for item in gone.drain(..) {
-            self.end(now, item, Outcome::Left, observer);
-        }
-        self.gone = gone;
-        let room = self.room();
-        self.wakeup = self.batcher.next_wakeup(now, room);
-        let settled = Event::Settled { wakeup: self.wakeup, room, waiting: self.batcher.len() };
+        self.actions = actions;
+        self.wakeup = self.driver.next_wakeup(now);
+        let waits_for_device = device.as_ref().is_some_and(|device| device.is_asked(self.index));
+        let room = if waits_for_device { Room::None } else { self.room() };
+        let settled = Event::Settled { wakeup: self.wakeup, room, waiting: self.driver.waiting() };
         observer.see(self.index, now, &self.report.requests, settled);
     }
 
     /// Idle instances take ready batches.
-    fn start(&mut self, now: Timestamp, observer: &mut impl Observer) {
+    fn start(&mut self, now: Timestamp, device: &mut Option<VirtualDevice>, observer: &mut impl Observer) {
         while self.running.len() < self.instances {
             let Some(batch) = self.ready.pop_front() else {
                 return;
@@ -235,15 +248,22 @@ impl Model {
                 let outcome = if self.report.requests[item as usize].is_gone(now) { Outcome::Left } else { Outcome::Expired };
                 self.end(now, item, outcome, observer);
             }
+            let grant = device.as_mut().and_then(|device| device.take(self.index));
+            if self.shares_device && grant.is_none() {
+                self.fault = Some(format!("batch {id} starts without a turn on the device"));
+            }
             if batch.is_empty() {
-                self.batcher.finish(now, id, None);
+                self.driver.on_done(now, id, None);
+                if let (Some(device), Some(grant)) = (device.as_mut(), grant) {
+                    device.release(now, grant);
+                }
             } else {
-                self.run(now, batch, observer);
+                self.run(now, batch, grant, observer);
             }
         }
     }
 
-    fn run(&mut self, now: Timestamp, batch: Batch<u32>, observer: &mut impl Observer) {
+    fn run(&mut self, now: Timestamp, batch: Batch<u32>, grant: Option<Grant>, observer: &mut impl Observer) {
         let cost = batch.members().iter().map(|member| self.report.requests[member.item as usize].cost).sum();
         let run = self.curve.draw(&mut self.random, batch.rows(), cost);
         let first = self.report.members.len();
@@ -268,21 +288,24 @@ impl Model {
             failed: run.failed,
         });
         observer.see(self.index, now, &self.report.requests, Event::Started { batch: &batch });
-        self.running.push(Running { batch, cost, ends_at, run });
+        self.running.push(Running { batch, cost, ends_at, run, grant });
     }
 
     /// Answers the batches that are over, and starts those that are ready behind them.
-    fn finish(&mut self, now: Timestamp, observer: &mut impl Observer) {
+    fn finish(&mut self, now: Timestamp, device: &mut Option<VirtualDevice>, observer: &mut impl Observer) {
         while let Some(over) = self.running.iter().position(|running| running.ends_at <= now) {
-            let Running { batch, cost, run, .. } = self.running.swap_remove(over);
-            self.batcher.finish(now, batch.origin.id, Some(Ran { rows: batch.rows(), cost, took: run.took }));
+            let Running { batch, cost, run, grant, .. } = self.running.swap_remove(over);
+            if let (Some(device), Some(grant)) = (device.as_mut(), grant) {
+                device.release(now, grant);
+            }
+            self.driver.on_done(now, batch.origin.id, Some(Ran { rows: batch.rows(), cost, took: run.took }));
             self.idle_wakeups = 0;
             observer.see(self.index, now, &self.report.requests, Event::Finished { batch: &batch, failed: run.failed });
             let outcome = if run.failed { Outcome::Failed } else { Outcome::Answered };
             for member in batch {
                 self.settle(now, member.item, outcome);
             }
-            self.start(now, observer);
+            self.start(now, device, observer);
         }
     }
 
@@ -306,8 +329,8 @@ impl Model {
         self.source.answered(client_left.map_or(now, |left| left.min(now)), now);
     }
 
-    /// While all instances run, one batch for each may be ready behind it. Where answers must keep the order
-    /// of the requests, one batch is under way at a time.
+    /// While all instances run, one batch for each may be ready behind it, unless the device is shared. Where answers
+    /// must keep the order of the requests, one batch is under way at a time.
     fn room(&self) -> Room {
         let in_flight = self.running.len() + self.ready.len();
         if self.policy.preserve_ordering {
@@ -315,8 +338,18 @@ impl Model {
         }
         match in_flight {
             batches if batches < self.instances => Room::Idle,
-            batches if batches < 2 * self.instances => Room::Behind,
+            batches if batches < 2 * self.instances && !self.shares_device => Room::Behind,
             _ => Room::None,
         }
+    }
+}
+
+fn outcome(reason: Reason) -> Outcome {
+    match reason {
+        Reason::Refused(Refusal::Full { .. }) => Outcome::Full,
+        Reason::Refused(Refusal::Unreachable { .. }) => Outcome::Unreachable,
+        Reason::Lapsed(Lapse::Expired) => Outcome::Expired,
+        Reason::Lapsed(Lapse::Unreachable) => Outcome::Lapsed,
+        Reason::Gone => Outcome::Left,
     }
 }

@@ -8,7 +8,7 @@ use crate::config::{BatcherKind, DynamicBatching, QueuePolicy, TimeoutAction, Wi
 use super::device::CostCurve;
 use super::random::Random;
 use super::traffic::{Arrivals, Mix, Traffic};
-use super::{Scenario, SimulatedModel};
+use super::{Scenario, SimulatedModel, SimulatedShare};
 
 const fn us(micros: u64) -> Duration {
     Duration::from_micros(micros)
@@ -20,10 +20,11 @@ const fn us(micros: u64) -> Duration {
 pub fn random(seed: u64) -> Scenario {
     // Runs draw from the seed as well; what they draw must not depend on how the scenario came about.
     let mut random = Random::new(seed ^ 0x5CE7_A110);
-    let curve = curve(&mut random);
+    let costs = random.chance(0.3);
+    let curve = curve(&mut random, costs);
     let instances = random.size(1, 4);
     let policy = policy(&mut random, curve.fixed);
-    let mix = mix(&mut random, &policy, curve.fixed);
+    let mix = mix(&mut random, &policy, curve.fixed, costs);
     let batch = (policy.max_rows.get() / (*mix.rows.end()).max(1)).max(1);
     let capacity = curve.capacity(instances, batch, *mix.rows.end(), *mix.cost_per_row.end());
     let max_requests = random.size(50, 200);
@@ -35,14 +36,16 @@ pub fn random(seed: u64) -> Scenario {
         duration: Duration::from_secs(60),
         tick: random.choose(us(100), &[us(10), Duration::from_nanos(1)]),
     };
-    Scenario { seed, models: vec![SimulatedModel { policy, instances, curve, traffic }] }
+    let model = SimulatedModel { policy, instances, curve, traffic, share: SimulatedShare::default() };
+    Scenario { seed, models: vec![model], shared_slots: None }
 }
 
-fn curve(random: &mut Random) -> CostCurve {
+/// A device whose time follows the rows, or where these differ in cost the cost: what a batcher is told is true.
+fn curve(random: &mut Random, costs: bool) -> CostCurve {
     CostCurve {
         fixed: us(random.between(50, 2000)),
-        per_row: us(random.choose(0, &[20, 200])),
-        per_cost: us(random.choose(0, &[5])),
+        per_row: us(if costs { 0 } else { random.choose(0, &[20, 200]) }),
+        per_cost: us(if costs { random.choose(5, &[20]) } else { 0 }),
         jitter: random.choose(0.0, &[0.1, 0.5]),
         fail_rate: random.choose(0.0, &[0.05]),
         slow_rate: random.choose(0.0, &[0.0, 0.05]),
@@ -73,9 +76,14 @@ fn policy(random: &mut Random, scale: Duration) -> DynamicBatching {
             ..QueuePolicy::bounded(at_least_one(random.size(1, max_entries)))
         })
         .collect();
+    let looks_at_waiting = levels > 1 || policies.iter().any(|policy| policy.default_timeout.is_some());
     DynamicBatching {
         batcher,
-        max_cost: random.chance(0.3).then(|| NonZeroU64::new(random.between(1, 40))).flatten(),
+        run_ahead: !looks_at_waiting && random.chance(0.7),
+        // Triton knows no cost.
+        max_cost: (batcher == BatcherKind::Default && random.chance(0.3))
+            .then(|| NonZeroU64::new(random.between(1, 40)))
+            .flatten(),
         preferred_rows,
         window,
         preserve_ordering,
@@ -86,14 +94,14 @@ fn policy(random: &mut Random, scale: Duration) -> DynamicBatching {
     }
 }
 
-fn mix(random: &mut Random, policy: &DynamicBatching, scale: Duration) -> Mix {
+fn mix(random: &mut Random, policy: &DynamicBatching, scale: Duration, costs: bool) -> Mix {
     let max_rows = policy.max_rows.get();
     let some = |random: &mut Random, from: u32, to: u32| {
         random.chance(0.4).then(|| (random.choose(0.2, &[1.0]), scale * from / 2..=scale * to))
     };
     Mix {
         rows: random.choose(1, &[1, 0])..=random.choose(1, &[(max_rows / 2).max(1), max_rows]),
-        cost_per_row: 1..=random.choose(1, &[10]),
+        cost_per_row: 1..=if costs { 10 } else { 1 },
         shapes: random.choose(1, &[1, 2, 5]),
         // One more than there are: it falls back to the default.
         priorities: 0..=policy.priority_levels.get() as u64 + 1,

@@ -1,5 +1,8 @@
 //! Tests of devices: scripts that pin who runs next, and properties that pin safety and fairness.
 
+mod gate;
+mod properties;
+mod registry;
 mod scripts;
 
 use std::collections::BTreeMap;
@@ -7,7 +10,7 @@ use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use super::resources::{ResourceLimit, ResourceLimits, ResourcePool};
+use super::resources::{Needs, ResourceLimit, ResourceLimits, ResourcePool};
 use super::schedule::{ClaimId, DeviceScheduler, Grant, ShareId, ShareSpec};
 use crate::clock::Timestamp;
 use crate::config::Resource;
@@ -16,7 +19,7 @@ use crate::config::Resource;
 struct Bench {
     scheduler: DeviceScheduler<String>,
     resources: ResourcePool,
-    shares: BTreeMap<String, ShareId>,
+    shares: BTreeMap<String, (ShareId, Needs)>,
     waiting: Vec<(String, ClaimId)>,
     running: Vec<(String, Grant)>,
     now: Timestamp,
@@ -24,7 +27,7 @@ struct Bench {
 }
 
 /// Runs a script and returns what happened. A line is one of
-/// `limit <resource> <count>` (before all others), `share <name> <key>=<value>..` with the keys `weight`, `priority`,
+/// `limit <resource> <count> [<device>]` (before all others; the shares are on device 0), `share <name> <key>=<value>..` with the keys `weight`, `priority`,
 /// `divisor`, `instances`, `needs` (`r:2,s:1`), `claim <name>..`, `withdraw <name>`, `remove <name>`,
 /// `run <ms>` (time passes), `end <name>..` (its oldest execution ends), `turn <ms> <name>..` (time passes, every
 /// execution ends, and each of these claims again before anyone is granted a turn).
@@ -33,8 +36,9 @@ fn script(slots: usize, lines: &str) -> String {
     let mut bench: Option<Bench> = None;
     for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let words: Vec<&str> = line.split_whitespace().collect();
-        if let ["limit", resource, count] = words[..] {
-            limits.push(ResourceLimit { name: resource.to_owned(), count: count.parse().unwrap(), device: None });
+        if let ["limit", resource, count, device @ ..] = &words[..] {
+            let device = device.first().map(|device| (*device).to_owned());
+            limits.push(ResourceLimit { name: (*resource).to_owned(), count: count.parse().unwrap(), device });
             continue;
         }
         let bench = bench.get_or_insert_with(|| Bench::new(slots, std::mem::take(&mut limits)));
@@ -68,8 +72,9 @@ impl Bench {
                 assert_eq!(payload.as_deref(), Some(*name));
             }
             ["remove", name] => {
-                let share = self.shares.remove(*name).unwrap();
+                let (share, needs) = self.shares.remove(*name).unwrap();
                 let payloads = self.scheduler.deregister(share, &mut self.resources);
+                self.resources.deregister(&needs);
                 self.waiting.retain(|(waiting, _)| waiting != name);
                 writeln!(self.said, "{} ms: {name} is gone, {} claims came back", self.millis(), payloads.len()).unwrap();
             }
@@ -103,15 +108,15 @@ impl Bench {
         }
         match self.resources.register(name, "0", &needs) {
             Ok(needs) => {
-                let share = self.scheduler.register(ShareSpec { needs, ..spec });
-                self.shares.insert(name.to_owned(), share);
+                let share = self.scheduler.register(ShareSpec { needs: needs.clone(), ..spec });
+                self.shares.insert(name.to_owned(), (share, needs));
             }
             Err(error) => writeln!(self.said, "{name} is refused: {error}").unwrap(),
         }
     }
 
     fn claim(&mut self, name: &str) {
-        let claim = self.scheduler.claim(self.shares[name], None, name.to_owned());
+        let claim = self.scheduler.claim(self.shares[name].0, None, name.to_owned());
         self.waiting.push((name.to_owned(), claim));
     }
 

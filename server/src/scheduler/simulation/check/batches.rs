@@ -1,11 +1,20 @@
 //! Rules about batches: who may be in one, who must be, and in which order they leave the queue.
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Trigger};
 use crate::clock::Timestamp;
-use crate::scheduler::batcher::Room;
+use crate::scheduler::batcher::{PASS_OVER, Room};
 
 use super::super::report::Request;
-use super::{Book, Findings, MAX_PASSED_OVER, Order};
+use super::{Book, Findings, Order, is_delayed};
+
+/// One rank's part in a batch: its most urgent request, the last one that is a member, and the first of the batch's
+/// shape that stayed behind.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rank {
+    head: Option<Order>,
+    taken: Option<Order>,
+    stayed: Option<Order>,
+}
 
 /// The rows and cost of a batch so far.
 #[derive(Clone, Copy)]
@@ -30,17 +39,20 @@ impl Book {
         // What is checked against is what waited just before: then the members leave the books.
         let members: Vec<u32> = batch.members().iter().map(|member| member.item).collect();
         let load = self.content(batch, requests, findings);
-        if self.policy.preserve_ordering || self.is_compat() {
-            self.in_order(&members, load, requests, findings);
+        if self.is_compat() {
+            self.in_prefix(&members, requests, findings);
+        } else if self.policy.preserve_ordering {
+            self.in_order(&members, load, origin.trigger, requests, findings);
         } else {
-            self.by_urgency(&members, load, requests, findings);
+            self.by_urgency(&members, load, origin.trigger, requests, findings);
         }
         for number in &members {
             if !self.forget(*number, &requests[*number as usize]) {
                 findings.add(format_args!("request {number} is in batch {}, but it does not wait", origin.id));
             }
         }
-        if room == Room::Behind && !self.is_compat() && self.could_grow(&members, load, requests, now) {
+        let may_grow = self.is_compat() || origin.trigger == Trigger::Deadline;
+        if room == Room::Behind && !may_grow && self.could_grow(&members, load, requests, now) {
             findings.add(format_args!("batch {} is made ready behind others, but it could still grow", origin.id));
         }
         self.ready.push((origin.id, members));
@@ -59,7 +71,8 @@ impl Book {
             if Some(request.shape) != shape {
                 findings.add(format_args!("request {} shares a batch with another shape", member.item));
             }
-            if request.is_dead(findings.now) {
+            // In Triton's payload nobody is looked at any more; an instance does that again.
+            if request.is_dead(findings.now) && !self.is_compat() {
                 findings.add(format_args!("request {} is dead and in a batch", member.item));
             }
             load = Load { rows: load.rows + request.rows, cost: load.cost + request.cost };
@@ -80,99 +93,121 @@ impl Book {
             && self.policy.max_cost.is_none_or(|max| load.cost + request.cost <= max.get())
     }
 
-    /// The default policy: the highest level leads with its most urgent request, and each level of the batch
-    /// gives its most urgent ones of the shape.
-    fn by_urgency(&mut self, members: &[u32], load: Load, requests: &[Request], findings: &mut Findings<'_>) {
+    /// The default policy: the highest rank leads with its most urgent request, and each rank that the batch draws on
+    /// gives its most urgent ones of the shape. A rank is half a level: who is in time, and behind those who is
+    /// delayed.
+    fn by_urgency(&mut self, members: &[u32], load: Load, trigger: Trigger, requests: &[Request], findings: &mut Findings<'_>) {
         let now = findings.now;
         let Some(first) = members.first() else { return };
         let shape = requests[*first as usize].shape;
-        let levels = self.waiting.len();
-        // By level: the most urgent of all, the first of the shape who stayed behind, and the last member.
-        let mut heads: Vec<Option<Order>> = vec![None; levels];
-        let mut stayed: Vec<Option<Order>> = vec![None; levels];
-        let mut taken: Vec<Option<Order>> = vec![None; levels];
-        for (level, waiting) in self.waiting.iter().enumerate() {
-            for number in waiting {
-                let request = &requests[*number as usize];
-                if request.is_dead(now) {
-                    continue;
-                }
-                let order = self.order(*number, request, now);
-                heads[level] = Some(heads[level].map_or(order, |head| head.min(order)));
-                if members.contains(number) {
-                    taken[level] = Some(taken[level].map_or(order, |last| last.max(order)));
-                } else if request.shape == shape {
-                    stayed[level] = Some(stayed[level].map_or(order, |head| head.min(order)));
-                }
+        let mut ranks = vec![Rank::default(); self.passed_over.len()];
+        for (number, request) in self.live(requests, now) {
+            let order = self.order(*number, request, now);
+            let rank = &mut ranks[self.rank(request, now)];
+            rank.head = Some(rank.head.map_or(order, |head| head.min(order)));
+            if members.contains(number) {
+                rank.taken = Some(rank.taken.map_or(order, |last| last.max(order)));
+            } else if request.shape == shape {
+                rank.stayed = Some(rank.stayed.map_or(order, |head| head.min(order)));
             }
         }
-        for level in 0..levels {
-            if let (Some(last), Some(behind)) = (taken[level], stayed[level])
+        for (index, rank) in ranks.iter().enumerate() {
+            if let (Some(last), Some(behind)) = (rank.taken, rank.stayed)
                 && behind < last
-                && !(behind.0 && last.0)
             {
-                findings.add(format_args!("request {} overtakes {} within level {}", last.2, behind.2, level + 1));
+                findings.add(format_args!("request {} overtakes {} within rank {index}", last.2, behind.2));
             }
         }
-        self.check_lead(members, &heads, findings);
-        self.check_fill(*first, load, &heads, &stayed, requests, findings);
+        let lead = self.rank(&requests[*first as usize], now);
+        self.check_lead(lead, members, &ranks, findings);
+        self.check_fill(lead, load, trigger, &ranks, requests, findings);
     }
 
-    /// Who leads: the most urgent of the highest level, or of one that was passed over too often.
-    fn check_lead(&mut self, members: &[u32], heads: &[Option<Order>], findings: &mut Findings<'_>) {
-        let leads = |level: usize| heads[level].is_some_and(|head| members.contains(&head.2));
-        let highest = heads.iter().position(Option::is_some);
-        let starving = (0..heads.len()).any(|level| self.passed_over[level] >= MAX_PASSED_OVER && leads(level));
-        if let Some(highest) = highest.filter(|highest| !leads(*highest) && !starving) {
-            let head = heads[highest].map_or(0, |head| head.2);
-            findings.add(format_args!("request {head} of level {} is the most urgent, but not in the batch", highest + 1));
+    fn rank(&self, request: &Request, now: Timestamp) -> usize {
+        2 * self.level(request) + usize::from(is_delayed(request, now))
+    }
+
+    /// Who leads: the most urgent of the highest rank, or of one that was passed over too often.
+    fn check_lead(&mut self, lead: usize, members: &[u32], ranks: &[Rank], findings: &mut Findings<'_>) {
+        let is_served = |rank: &Rank| rank.head.is_some_and(|head| members.contains(&head.2));
+        let overdue = self.passed_over[lead] >= PASS_OVER && is_served(&ranks[lead]);
+        let highest = ranks.iter().find(|rank| rank.head.is_some()).copied().unwrap_or_default();
+        if let Some(head) = highest.head.filter(|_| !is_served(&highest) && !overdue) {
+            findings.add(format_args!("request {} is the most urgent, but not in the batch", head.2));
         }
-        for (level, head) in heads.iter().enumerate() {
-            self.passed_over[level] = if head.is_none() || leads(level) { 0 } else { self.passed_over[level] + 1 };
-            if self.passed_over[level] > MAX_PASSED_OVER + heads.len() {
-                findings.add(format_args!("level {} was passed over {} times in a row", level + 1, self.passed_over[level]));
+        for (index, rank) in ranks.iter().enumerate() {
+            let waits = rank.head.is_some() && !is_served(rank);
+            self.passed_over[index] = if waits { self.passed_over[index] + 1 } else { 0 };
+            // Several that are overdue go one after the other.
+            if self.passed_over[index] > PASS_OVER + ranks.len() as u64 {
+                findings.add(format_args!("rank {index} was passed over {} times in a row", self.passed_over[index]));
             }
         }
     }
 
-    /// Lower levels only fill what higher ones leave, and nothing is left that fits.
+    /// Other ranks only fill what the leading one and those above leave, and nothing is left that fits.
     fn check_fill(
         &self,
-        first: u32,
+        lead: usize,
         load: Load,
-        heads: &[Option<Order>],
-        stayed: &[Option<Order>],
+        trigger: Trigger,
+        ranks: &[Rank],
         requests: &[Request],
         findings: &mut Findings<'_>,
     ) {
-        let lead = self.level(&requests[first as usize]);
-        let order = std::iter::once(lead).chain((0..heads.len()).filter(|level| *level != lead));
-        let Some(next) = order.filter_map(|level| stayed[level]).next() else { return };
-        if self.fits(load, &requests[next.2 as usize]) {
+        let mut order = std::iter::once(lead).chain((0..ranks.len()).filter(|rank| *rank != lead));
+        let Some((at, next)) = order.find_map(|rank| Some((rank, ranks[rank].stayed?))) else { return };
+        // A batch that grew further would end too late for one of its members.
+        let is_cut = trigger == Trigger::Deadline;
+        if !is_cut && self.fits(load, &requests[next.2 as usize]) {
             findings.add(format_args!("request {} would have fitted into the batch", next.2));
+        }
+        if let Some(below) = order.find(|rank| ranks[*rank].taken.is_some()) {
+            findings.add(format_args!("rank {below} is in the batch, although request {} of rank {at} is not", next.2));
         }
     }
 
-    /// Where nobody overtakes: a batch is the beginning of all that wait, level by level. Unless Triton's preferred
-    /// sizes cut it shorter, it ends where the next one does not fit.
-    fn in_order(&self, members: &[u32], load: Load, requests: &[Request], findings: &mut Findings<'_>) {
+    /// Preserved order: a batch is the beginning of all that wait, and ends where the next one does not fit.
+    fn in_order(&self, members: &[u32], load: Load, trigger: Trigger, requests: &[Request], findings: &mut Findings<'_>) {
         let now = findings.now;
-        let mut expected: Vec<_> =
-            self.live(requests, now).map(|(number, request)| self.service(*number, request, now)).collect();
-        expected.sort_unstable();
-        let mut expected = expected.into_iter().map(|(_, (_, _, number))| number);
+        let all = self.waiting.iter().flatten().map(|number| (number, &requests[*number as usize]));
+        // Who is dead and still in the queue may be in a batch's way, but not in the batch.
+        let mut expected = all.filter(|(_, request)| !request.is_dead(now));
         for number in members {
-            let next = expected.next();
+            let next = expected.next().map(|(next, _)| *next);
             if next != Some(*number) {
-                findings.add(format_args!("request {number} overtakes {next:?}, although nobody may"));
+                findings.add(format_args!("request {number} overtakes {next:?}, although order is preserved"));
             }
         }
         let shape = members.first().map(|number| requests[*number as usize].shape);
-        if let Some(next) = expected.next().filter(|_| !self.is_compat()) {
-            let request = &requests[next as usize];
-            if Some(request.shape) == shape && self.fits(load, request) {
-                findings.add(format_args!("request {next} would have fitted into the batch"));
+        let behind = members.iter().max().and_then(|last| self.waiting.iter().flatten().find(|number| *number > last));
+        if let Some((next, request)) = expected.next()
+            && Some(next) == behind
+            && Some(request.shape) == shape
+            && self.fits(load, request)
+            && trigger != Trigger::Deadline
+        {
+            findings.add(format_args!("request {next} would have fitted into the batch"));
+        }
+    }
+
+    /// Triton: of those in time, nobody is overtaken, neither by a lower level nor within a level.
+    fn in_prefix(&self, members: &[u32], requests: &[Request], findings: &mut Findings<'_>) {
+        let now = findings.now;
+        let in_time = self.live(requests, now).filter(|(_, request)| !is_delayed(request, now));
+        let (mut last, mut stayed) = (None, None);
+        for (number, request) in in_time {
+            let place = (self.level(request), *number);
+            if members.contains(number) {
+                last = last.max(Some(place));
+            } else {
+                stayed = Some(stayed.map_or(place, |first: (usize, u32)| first.min(place)));
             }
+        }
+        if let (Some(last), Some(stayed)) = (last, stayed)
+            && stayed < last
+        {
+            findings.add(format_args!("request {} overtakes {}", last.1, stayed.1));
         }
     }
 

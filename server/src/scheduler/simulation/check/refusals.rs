@@ -67,9 +67,10 @@ impl Book {
         };
         let queued = self.waiting.iter().flatten();
         let formed = self.ready.iter().chain(&self.running).flat_map(|(_, members)| members);
-        let mut nanos = self.longest_nanos(request);
+        let mut nanos = self.longest_nanos(request.rows, request.cost);
         for number in queued.chain(formed) {
-            nanos += self.longest_nanos(&requests[*number as usize]);
+            let Request { rows, cost, .. } = requests[*number as usize];
+            nanos += self.longest_nanos(rows, cost);
         }
         let left = finish_by.since(findings.now).as_nanos() as f64;
         if nanos <= left {
@@ -77,10 +78,10 @@ impl Book {
         }
     }
 
-    /// How long a request alone may take at worst.
-    fn longest_nanos(&self, request: &Request) -> f64 {
+    /// How long so much may take at worst.
+    fn longest_nanos(&self, rows: usize, cost: u64) -> f64 {
         let slow = if self.curve.slow_rate > 0.0 { self.curve.slow_factor.max(1.0) } else { 1.0 };
-        self.curve.expected(request.rows, request.cost).as_nanos() as f64 * (1.0 + self.curve.jitter) * slow
+        self.curve.expected(rows, cost).as_nanos() as f64 * (1.0 + self.curve.jitter) * slow
     }
 
     fn lapsed(&self, number: u32, outcome: Outcome, was_queued: bool, request: &Request, findings: &mut Findings<'_>) {
@@ -94,24 +95,23 @@ impl Book {
             }
             (Outcome::Expired, Some(start_by), _) => {
                 let due = start_by.max(request.arrived_at);
-                if was_queued && now > due {
+                if was_queued && now > due && !self.is_compat() {
                     findings.add(format_args!("request {number} expires {} ns late", now.since(due).as_nanos()));
                 }
             }
-            (Outcome::Lapsed, _, Some(finish_by)) => self.hopeless(number, finish_by, findings),
+            (Outcome::Lapsed, Some(start_by), _) => self.hopeless(number, start_by, findings),
             _ => findings.add(format_args!("request {number} ends as {outcome:?} without a deadline")),
         }
     }
 
-    /// A queued request is given up only if a long execution would end too late for it.
-    fn hopeless(&self, number: u32, finish_by: Timestamp, findings: &mut Findings<'_>) {
-        let left = finish_by.since(findings.now);
-        if left > self.longest_run {
-            findings.add(format_args!(
-                "request {number} is given up with {} ns left, where no execution took longer than {} ns",
-                left.as_nanos(),
-                self.longest_run.as_nanos(),
-            ));
+    /// A queued request is given up only if, behind what is ready for the instances, the largest batch might end too
+    /// late for it.
+    fn hopeless(&self, number: u32, deadline: Timestamp, findings: &mut Findings<'_>) {
+        let left = deadline.since(findings.now).as_nanos() as f64;
+        let ahead = 1 + (self.ready.len() + self.running.len()) / self.instances;
+        let longest = self.longest_nanos(self.policy.max_rows.get(), self.largest_cost) * ahead as f64;
+        if left > longest {
+            findings.add(format_args!("request {number} is given up with {left} ns left, where all takes {longest} ns"));
         }
     }
 }
