@@ -1,14 +1,13 @@
 //! Micro-benchmarks of the pure parts of the request path: decoding, checking, batching.
 
 use std::num::NonZeroUsize;
-use std::time::Duration;
 
 use bytes::Bytes;
 use divan::{Bencher, black_box, counter::ItemsCount};
 use prost::Message;
 use proto::inference::{ModelInferRequest, model_infer_request::InferInputTensor};
 use server::clock::Timestamp;
-use server::config::{DynamicBatching, ModelConfig, QueuePolicy};
+use server::config::{DynamicBatching, ModelConfig};
 use server::request::{BatchKey, InferRequest, InputTensor, Parameters, RequestOptions};
 use server::scheduler::batcher::{DynamicBatcher, Room};
 use server::scheduler::queue::Waiting;
@@ -65,6 +64,8 @@ fn check(bencher: Bencher, elements: usize) {
         }],
         outputs: Vec::new(),
         received_at: Timestamp::default(),
+        deadline: None,
+        timeline: None,
     };
     bencher.with_inputs(|| request.clone()).bench_values(|request| validate(black_box(request), &config));
 }
@@ -73,21 +74,22 @@ fn check(bencher: Bencher, elements: usize) {
 #[divan::bench(args = [8, 64, 1024])]
 fn batch(bencher: Bencher, waiting: usize) {
     let eight = NonZeroUsize::new(8).unwrap_or(NonZeroUsize::MIN);
-    let policy = DynamicBatching {
-        max_rows: eight,
-        preferred_rows: vec![8],
-        max_queue_delay: Duration::ZERO,
-        preserve_ordering: false,
-        priority_levels: NonZeroUsize::MIN,
-        default_priority: 1,
-        policies: vec![QueuePolicy::bounded(NonZeroUsize::new(4096).unwrap_or(NonZeroUsize::MIN))],
-    };
+    let policy = DynamicBatching::plain(eight, NonZeroUsize::new(4096).unwrap_or(NonZeroUsize::MIN));
     bencher.counter(ItemsCount::new(waiting)).bench(|| {
-        let mut batcher = DynamicBatcher::new(policy.clone());
+        let mut batcher = DynamicBatcher::new(policy.clone(), 1);
         for item in 0..waiting {
             let key = BatchKey(vec![16]);
-            let entry = Waiting { item, rows: 1, key, queued_at: Timestamp::default(), deadline: None };
-            let _ = black_box(batcher.push(0, entry));
+            let entry = Waiting {
+                item,
+                rows: 1,
+                cost: 1,
+                key,
+                queued_at: Timestamp::default(),
+                start_by: None,
+                finish_by: None,
+                delayed_from: None,
+            };
+            let _ = black_box(batcher.push(Timestamp::default(), 0, entry, |_| false, &mut Vec::new()));
         }
         let mut gone = Vec::new();
         while let Some(batch) = batcher.poll(Timestamp::default(), Room::Idle, |_| false, &mut gone) {

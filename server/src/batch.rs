@@ -47,6 +47,10 @@ pub enum Trigger {
 }
 
 impl Trigger {
+    /// Every trigger, in the order of their declaration.
+    pub const ALL: [Trigger; 7] =
+        [Self::Alone, Self::Idle, Self::Full, Self::Preferred, Self::Window, Self::Deadline, Self::Order];
+
     /// The word for it in timelines and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -23,6 +23,12 @@ impl Timestamp {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
+    /// The timestamp `lead` earlier; the origin where there is none.
+    pub fn minus(self, lead: Duration) -> Self {
+        let nanos = u64::try_from(lead.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(nanos))
+    }
+
     /// The timestamp `delay` later; it saturates instead of wrapping, so a huge delay means "never".
     pub fn plus(self, delay: Duration) -> Self {
         let nanos = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);

@@ -71,6 +71,10 @@ pub enum ConfigProblem {
     PolicyLevel { model: String, levels: u64, got: u64 },
     #[error("'preserve_ordering' cannot be used with {with} for {model}")]
     PreserveOrdering { model: String, with: &'static str },
+    #[error(
+        "'{field}' cannot be used with {with} for model '{model}', because an answer serves other requests only where it is a single one that depends on nothing but its request; turn one of the two off"
+    )]
+    Reuse { model: String, field: &'static str, with: &'static str },
     #[error("at least one version must be available under the version policy of model '{model}'")]
     NoVersion { model: String },
     #[error("'{field}' is not supported by this server (model '{model}'); remove it, or serve the model without it")]
@@ -81,6 +85,66 @@ pub enum ConfigProblem {
     Missing { model: String, what: &'static str },
     #[error(transparent)]
     Ensemble(#[from] EnsembleProblem),
+    #[error(transparent)]
+    Sequence(#[from] SequenceProblem),
+}
+
+/// What is wrong with the sequence batching of a model. Quoting is uneven because clients match these texts as they are.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum SequenceProblem {
+    #[error("sequence batching control tensor must have a unique name for {model}")]
+    ControlWithoutName { model: String },
+    #[error("sequence batching control tensor '{tensor}' must specify a control for {model}")]
+    NoControl { model: String, tensor: String },
+    #[error("sequence batching control tensor '{tensor}' is specified for multiple control kinds for {model}")]
+    ManyKinds { model: String, tensor: String },
+    #[error("sequence batching specifies multiple {kind} tensors for {model}")]
+    KindTwice { model: String, kind: &'static str },
+    #[error(
+        "sequence batching must specify either 'int32_false_true', 'fp32_false_true' or 'bool_false_true' for {kind} for {model}"
+    )]
+    NoFalseTrue { model: String, kind: &'static str },
+    #[error(
+        "sequence batching specifies more than one from 'int32_false_true', 'fp32_false_true' and 'bool_false_true' for {kind} for {model}"
+    )]
+    ManyFalseTrue { model: String, kind: &'static str },
+    #[error("sequence batching control '{list}' must have exactly 2 entries for {kind} for {model}")]
+    NotTwoEntries { model: String, kind: &'static str, list: &'static str },
+    #[error("sequence batching control 'data_type' must not be specified for {kind} for {model}")]
+    FlagWithType { model: String, kind: &'static str },
+    #[error(
+        "sequence batching must not specify either 'int32_false_true', 'fp32_false_true' or 'bool_false_true' for {kind} for {model}"
+    )]
+    IdWithFalseTrue { model: String, kind: &'static str },
+    #[error(
+        "unexpected data type for control {kind} for {model}. Allowed data types are TYPE_UINT64, TYPE_INT64, TYPE_UINT32, TYPE_INT32 and TYPE_STRING"
+    )]
+    IdType { model: String, kind: &'static str },
+    #[error("sequence batching preferred batch size must be positive for {model}")]
+    PreferredNotPositive { model: String },
+    #[error("sequence batching preferred batch size must be <= max batch size for {model}")]
+    PreferredTooLarge { model: String },
+    #[error("sequence batching minimum slot utilization must be in range (0.0, 1.0] for {model}")]
+    Utilization { model: String },
+    #[error("sequence batching state '{state}' must specify '{field}' for {model}")]
+    StateWithout { model: String, state: String, field: &'static str },
+    #[error(
+        "sequence batching state '{state}' dimension must be integer >= 1, or -1 to indicate a variable-size dimension for {model}"
+    )]
+    StateDims { model: String, state: String },
+    #[error("The data type used for 'initial_state' field of state '{state}' does not match the state data type for {model}")]
+    InitialType { model: String, state: String },
+    #[error(
+        "'initial_state' field of state '{state}' must have dims that agree with the state's {expected}, got {got} for {model}"
+    )]
+    InitialDims { model: String, state: String, expected: Dims, got: String },
+    #[error("state '{state}' must have at most one 'initial_state' for {model}, got {got}")]
+    InitialStates { model: String, state: String, got: usize },
+    #[error("'initial_state' field of state '{state}' must specify 'zero_data: true' or 'data_file' for {model}")]
+    NoInitialData { model: String, state: String },
+    #[error("'initial_state' field of state '{state}' is too large for {model}: dims {dims}")]
+    InitialTooLarge { model: String, state: String, dims: String },
 }
 
 /// Whether a tensor is an input or an output, for messages.
@@ -150,6 +214,10 @@ pub enum EnsembleProblem {
         "ensemble {ensemble} allows maximum batch size {allowed}, but it contains model {model} which only allows maximum batch size to be {limit}"
     )]
     BatchTooLarge { ensemble: String, allowed: usize, model: String, limit: usize },
+    #[error(
+        "'{field}' cannot be used for ensemble '{ensemble}', because a step is decoupled and it may answer any number of times; turn it off"
+    )]
+    DecoupledReuse { ensemble: String, field: &'static str },
     #[error("in ensemble {ensemble}, step of model '{model}' receives inputs originated from different decoupled models")]
     DifferentDecoupled { ensemble: String, model: String },
     #[error(
@@ -208,6 +276,14 @@ pub enum LoadError {
     Signature { model: String, kind: &'static str, expected: String, got: String },
     #[error("instance group of model '{model}' asks for {kind}, but {reason}")]
     Device { model: String, kind: &'static str, reason: String },
+    /// A rate limiter's resource of which there will never be enough.
+    #[error(
+        "Resource count for \"{resource}\" is limited to {limit} which will prevent scheduling of one or more model instances, \
+         the minimum required count is {required}"
+    )]
+    ResourceLimited { resource: String, limit: u64, required: u64 },
+    #[error("Resource \"{resource}\" is present as both global and device-specific resource in the model configuration.")]
+    ResourceScope { resource: String },
     #[error("failed to run warmup sample '{sample}': {reason}")]
     Warmup { sample: String, reason: String },
     #[error("an instance of model '{model}' panicked while it was created: {message}")]
@@ -305,6 +381,8 @@ pub enum InferError {
     /// `retry_after` is how long it will take, as far as is known, until there is room.
     #[error("{tag}Exceeds maximum queue size")]
     QueueFull { tag: RequestTag, retry_after: Option<Duration> },
+    #[error(transparent)]
+    Sequence(#[from] SequenceFault),
     #[error("Request timeout expired")]
     Expired,
     /// Refused on arrival, or before it ran: what is ahead of it will take longer than it can wait.
@@ -334,6 +412,64 @@ pub enum InferError {
     ClassificationTooLarge { elements: usize, limit: usize },
     #[error("output can't set both 'shared_memory_region' and 'classification'")]
     ClassificationInSharedMemory,
+}
+
+impl InferError {
+    /// The error itself, whatever ensembles it came through.
+    pub fn root(&self) -> &Self {
+        let mut error = self;
+        while let Self::EnsembleStep { source, .. } = error {
+            error = source;
+        }
+        error
+    }
+
+    /// Whether the request was turned away, and never ran.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::QueueFull { .. }
+                | Self::Expired
+                | Self::Unreachable { .. }
+                | Self::SchedulerStopped
+                | Self::Sequence(SequenceFault::Expired)
+        )
+    }
+
+    /// The same error for another request that meets with it: texts name the request's id.
+    #[must_use]
+    pub fn for_request(self, id: &str) -> Self {
+        let tag = || RequestTag(id.to_owned());
+        match self {
+            Self::Request { problem, .. } => Self::Request { tag: tag(), problem },
+            Self::QueueFull { retry_after, .. } => Self::QueueFull { tag: tag(), retry_after },
+            Self::EnsembleStep { ensemble, source } => Self::EnsembleStep { ensemble, source: Box::new(source.for_request(id)) },
+            other => other,
+        }
+    }
+}
+
+/// What keeps a request from being the next of its sequence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum SequenceFault {
+    #[error("inference request to model '{model}' must specify batch-size 1 due to requirements of sequence batcher")]
+    BatchSize { model: String },
+    #[error("inference request to model '{model}' must specify a non-zero or non-empty correlation ID")]
+    NoId { model: String },
+    #[error("correlation ID of an inference request to model '{model}' must have at most {limit} bytes, got {got}")]
+    IdTooLong { model: String, limit: usize, got: usize },
+    #[error(
+        "correlation ID '{id}' of an inference request to model '{model}' does not fit the model's control input of {datatype}"
+    )]
+    IdUnfit { model: String, id: String, datatype: DataType },
+    #[error(
+        "inference request for sequence {id} to model '{model}' must specify the START flag on the first request of the sequence"
+    )]
+    NoStart { model: String, id: String },
+    /// Another request of the sequence, or this one in the backlog, waited as long as it may.
+    #[error("timeout of the corresponding sequence has been expired")]
+    Expired,
 }
 
 /// What is wrong with a request's tensors.

@@ -13,6 +13,9 @@ pub mod clock;
 pub mod error;
 pub mod request;
 pub mod tensor;
+pub mod timeline;
+
+pub(crate) mod sync;
 
 pub mod config;
 pub mod grpc;

@@ -11,7 +11,7 @@ use super::error::CliError;
 use super::infer::{self, Answer};
 use super::log::LogArgs;
 use super::print;
-use super::serve::{Address, GrpcConfig, Server, ServerConfig, Signals};
+use super::serve::{Address, GrpcConfig, Server, ServerConfig, Signals, Watching};
 use crate::clock::{self, Timestamp};
 use crate::grpc::HeaderForwarding;
 use crate::repository::RepositoryOptions;
@@ -74,6 +74,7 @@ impl DemoArgs {
             grpc: Some(GrpcConfig { address: address(self.grpc_port, "--grpc-port"), ..GrpcConfig::default() }),
             http: Some(address(self.http_port, "--http-port")),
             metrics: Some(address(self.metrics_port, "--metrics-port")),
+            watching: Watching::default(),
             threads: None,
             exit_on_error: true,
             // Nobody balances load over a demo.

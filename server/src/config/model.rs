@@ -9,9 +9,12 @@ use proto::inference::{self as wire, model_config::SchedulingChoice};
 use crate::error::{ConfigError, ConfigProblem, EnsembleProblem};
 use crate::tensor::TensorSpec;
 
-use super::batching::{self, DynamicBatching, QueuePolicy};
+use super::batching::{self, BatchingSpecs, DynamicBatching, QueuePolicy};
 use super::ensemble::EnsembleGraph;
-use super::instance_group::InstanceGroup;
+use super::instance_group::{DeviceShare, InstanceGroup};
+use super::metrics;
+use super::reuse::Reuse;
+use super::sequence::{SequenceBatching, Surroundings};
 use super::tensors;
 use super::version_policy::VersionPolicy;
 use super::warmup::WarmupSample;
@@ -41,6 +44,8 @@ pub enum Scheduling {
     Direct(QueuePolicy),
     /// Requests that are waiting together form batches.
     Dynamic(DynamicBatching),
+    /// Requests of one sequence run one after another on one instance, together with those of other sequences.
+    Sequence(Box<SequenceBatching>),
     /// Each request runs through a graph of models.
     Ensemble(EnsembleGraph),
 }
@@ -64,8 +69,12 @@ pub struct ModelConfig {
     pub version_policy: VersionPolicy,
     /// Instances; empty only for an ensemble.
     pub instance_groups: Vec<InstanceGroup>,
+    /// Its part of the devices that it shares with other models.
+    pub device_share: DeviceShare,
     /// How requests come to run.
     pub scheduling: Scheduling,
+    /// What of its answers is used again.
+    pub reuse: Reuse,
     /// A request may get any number of responses.
     pub decoupled: bool,
     /// Levels of ensembles, this one included: 0 for a plain model, and for an ensemble that has not been
@@ -75,6 +84,8 @@ pub struct ModelConfig {
     pub parameters: BTreeMap<String, String>,
     /// Extra labels of the model's metrics.
     pub metric_tags: BTreeMap<String, String>,
+    /// Bounds in nanoseconds of the histogram of first responses, where the model has its own.
+    pub first_response_bounds: Option<Arc<[u64]>>,
     /// Requests to run before the model is ready.
     pub warmup: Vec<WarmupSample>,
     /// Fields that were accepted and do nothing here; each names its field.
@@ -102,8 +113,8 @@ impl ModelConfig {
         });
         let max_batch_rows = parse_max_batch(&written, &mut problems);
         let batching = max_batch_rows.is_some();
-        let inputs = tensors::parse_inputs(&model, batching, &written.input, &mut problems);
-        let outputs = tensors::parse_outputs(&model, batching, &written.output, &mut problems);
+        let mut inputs = tensors::parse_inputs(&model, batching, &written.input, &mut problems);
+        let mut outputs = tensors::parse_outputs(&model, batching, &written.output, &mut problems);
         if problems.is_empty() {
             require_tensors(&model, &inputs, &outputs, &mut problems);
         }
@@ -116,10 +127,13 @@ impl ModelConfig {
             VersionPolicy::All
         });
         let parameters = written.parameters.iter().map(|(key, value)| (key.clone(), value.string_value.clone())).collect();
+        let device_share = DeviceShare::parse(&model, &parameters, &mut problems);
         let warmup = WarmupSample::parse_all(&model, &written.model_warmup, max_batch_rows, &mut problems);
+        let first_response_bounds = metrics::first_response_bounds(&model, written.model_metrics.as_ref(), &mut problems);
         refuse_unsupported(&written, &mut problems);
-        let specs = Specs { backend, max_batch_rows, inputs: &inputs, outputs: &outputs, parameters: &parameters };
-        let scheduling = parse_scheduling(&written, &specs, &mut problems);
+        let reuse = Reuse::parse(&written, &parameters, &mut problems);
+        let mut specs = Specs { backend, max_batch_rows, inputs: &mut inputs, outputs: &mut outputs, parameters: &parameters };
+        let scheduling = parse_scheduling(&written, &mut specs, &mut problems);
         let (Some(scheduling), true) = (scheduling, problems.is_empty()) else {
             return Err(ConfigError { problems });
         };
@@ -137,11 +151,14 @@ impl ModelConfig {
             label_files,
             version_policy,
             instance_groups,
+            device_share,
             scheduling,
+            reuse,
             decoupled,
             nesting: 0,
             parameters,
             metric_tags,
+            first_response_bounds,
             warmup,
             warnings,
             wire,
@@ -160,8 +177,35 @@ impl ModelConfig {
                     .copied()
                     .unwrap_or_else(|| QueuePolicy::bounded(batching::default_queue_entries(self.max_batch_rows)))
             }
+            Scheduling::Sequence(sequence) => QueuePolicy::bounded(sequence.max_entries),
             Scheduling::Ensemble(graph) => QueuePolicy::bounded(graph.max_requests),
         }
+    }
+
+    /// Number of priority levels of the model's queue.
+    pub fn priority_levels(&self) -> usize {
+        match &self.scheduling {
+            Scheduling::Dynamic(dynamic) => dynamic.priority_levels.get(),
+            Scheduling::Direct(_) | Scheduling::Sequence(_) | Scheduling::Ensemble(_) => 1,
+        }
+    }
+
+    /// The level, 1 the highest, of a request of this priority (0 asks for the default).
+    pub fn level(&self, priority: u64) -> usize {
+        match &self.scheduling {
+            Scheduling::Dynamic(dynamic) => dynamic.level(priority),
+            Scheduling::Direct(_) | Scheduling::Sequence(_) | Scheduling::Ensemble(_) => 1,
+        }
+    }
+
+    /// Inputs that clients send.
+    pub fn client_inputs(&self) -> impl Iterator<Item = &TensorSpec> {
+        self.inputs.iter().filter(|spec| spec.is_for_clients())
+    }
+
+    /// Outputs that clients are sent.
+    pub fn client_outputs(&self) -> impl Iterator<Item = &TensorSpec> {
+        self.outputs.iter().filter(|spec| spec.is_for_clients())
     }
 
     /// Index of the input of this name.
@@ -217,12 +261,12 @@ fn require_tensors(model: &str, inputs: &[TensorSpec], outputs: &[TensorSpec], p
 struct Specs<'a> {
     backend: BackendKind,
     max_batch_rows: Option<NonZeroUsize>,
-    inputs: &'a [TensorSpec],
-    outputs: &'a [TensorSpec],
+    inputs: &'a mut Vec<TensorSpec>,
+    outputs: &'a mut Vec<TensorSpec>,
     parameters: &'a BTreeMap<String, String>,
 }
 
-fn parse_scheduling(written: &wire::ModelConfig, specs: &Specs<'_>, problems: &mut Vec<ConfigProblem>) -> Option<Scheduling> {
+fn parse_scheduling(written: &wire::ModelConfig, specs: &mut Specs<'_>, problems: &mut Vec<ConfigProblem>) -> Option<Scheduling> {
     let model = &written.name;
     let max_entries = parse_queue_bound(model, specs, problems);
     match (&written.scheduling_choice, specs.backend) {
@@ -248,14 +292,23 @@ fn parse_scheduling(written: &wire::ModelConfig, specs: &Specs<'_>, problems: &m
             problems.push(ConfigProblem::Missing { model: model.clone(), what: "'ensemble_scheduling' for platform ensemble" });
             None
         }
-        (Some(SchedulingChoice::SequenceBatching(_)), _) => {
-            problems.push(ConfigProblem::Unsupported { model: model.clone(), field: "sequence_batching".to_owned() });
-            None
+        (Some(SchedulingChoice::SequenceBatching(sequence)), _) => {
+            let mut around = Surroundings {
+                model,
+                backend: specs.backend,
+                parameters: specs.parameters,
+                max_batch_rows: specs.max_batch_rows,
+                max_entries,
+                inputs: specs.inputs,
+                outputs: specs.outputs,
+            };
+            SequenceBatching::parse(sequence, &mut around, problems).map(|sequence| Scheduling::Sequence(Box::new(sequence)))
         }
         (Some(SchedulingChoice::DynamicBatching(dynamic)), _) => {
             // Without a batch dimension nothing can be put together, but queues and priorities still count.
             let max_rows = specs.max_batch_rows.unwrap_or(NonZeroUsize::MIN);
-            Some(Scheduling::Dynamic(DynamicBatching::parse(model, dynamic, max_rows, problems)))
+            let specs = BatchingSpecs { backend: specs.backend, max_rows, inputs: specs.inputs, parameters: specs.parameters };
+            Some(Scheduling::Dynamic(DynamicBatching::parse(model, dynamic, &specs, problems)))
         }
         (None, _) => Some(Scheduling::Direct(QueuePolicy::bounded(max_entries))),
     }
@@ -295,7 +348,6 @@ fn refuse_unsupported(written: &wire::ModelConfig, problems: &mut Vec<ConfigProb
         (written.model_repository_agents.is_some(), "model_repository_agents"),
         (written.model_operations.is_some(), "model_operations"),
         (is_other_weights_file(written), "default_model_filename (models on candle are read from model.safetensors)"),
-        (written.response_cache.is_some_and(|cache| cache.enable), "response_cache.enable"),
     ];
     for (is_set, field) in refused {
         if is_set {
@@ -326,20 +378,19 @@ fn unused_fields(written: &wire::ModelConfig) -> Vec<String> {
         fields.extend(hints.iter().filter(|(is_set, _)| *is_set).map(|(_, field)| format!("optimization.{field}")));
     }
     for (index, group) in written.instance_group.iter().enumerate() {
-        let hints = [
-            (group.rate_limiter.is_some(), "rate_limiter"),
-            (!group.profile.is_empty(), "profile"),
-            (!group.host_policy.is_empty(), "host_policy"),
-        ];
+        let hints = [(!group.profile.is_empty(), "profile"), (!group.host_policy.is_empty(), "host_policy")];
         fields.extend(hints.iter().filter(|(is_set, _)| *is_set).map(|(_, field)| format!("instance_group[{index}].{field}")));
+    }
+    if let Some(SchedulingChoice::SequenceBatching(sequence)) = &written.scheduling_choice {
+        fields.extend(SequenceBatching::unused_fields(sequence));
     }
     let hints = [
         (!written.runtime.is_empty(), "runtime"),
         (!written.cc_model_filenames.is_empty(), "cc_model_filenames"),
         (written.backend != "candle" && !written.default_model_filename.is_empty(), "default_model_filename"),
-        (written.model_metrics.is_some(), "model_metrics"),
     ];
     fields.extend(hints.iter().filter(|(is_set, _)| *is_set).map(|(_, field)| (*field).to_owned()));
+    fields.extend(metrics::unused(written.model_metrics.as_ref()));
     fields
 }
 
@@ -368,6 +419,11 @@ fn normalize(
         (scheduling, &mut written.scheduling_choice)
     {
         *message = dynamic.to_wire(message);
+    }
+    if let (Scheduling::Sequence(sequence), Some(SchedulingChoice::SequenceBatching(message))) =
+        (scheduling, &mut written.scheduling_choice)
+    {
+        *message = sequence.to_wire(message);
     }
     if backend == BackendKind::Ensemble {
         "ensemble".clone_into(&mut written.platform);

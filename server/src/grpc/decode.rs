@@ -11,10 +11,13 @@ use proto::inference::infer_parameter::ParameterChoice;
 use proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use proto::inference::{InferParameter, InferTensorContents, ModelInferRequest};
 
-use crate::clock::Timestamp;
+use crate::clock::{self, Timestamp};
 use crate::error::{InferError, RequestProblem, RequestTag, WireShape};
 use crate::request::{InferRequest, InputTensor, Parameter, Parameters, RequestOptions, SequenceId, VersionChoice};
 use crate::tensor::DataType;
+use crate::timeline::Timeline;
+
+use super::timeline;
 
 /// Prefix of parameter names that only the protocol may use.
 const RESERVED_PREFIX: &str = "triton_";
@@ -101,7 +104,7 @@ fn read_option(name: &str, value: &InferParameter, options: &mut RequestOptions)
             // 0 asks for the model's own limit, as if the parameter were not there.
             options.timeout = (timeout_us > 0).then(|| Duration::from_micros(timeout_us));
         }
-        "alcedo_timeline" => options.timeline = flag()?,
+        timeline::PARAMETER => options.timeline = flag()?,
         "triton_enable_empty_final_response" => options.empty_final_response = flag()?,
         reserved if reserved.starts_with(RESERVED_PREFIX) => {
             return Err(InferError::ReservedParameter { parameter: reserved.to_owned() });
@@ -172,7 +175,8 @@ pub(crate) fn body(message: ModelInferRequest, head: Head, received_at: Timestam
         outputs.push(output.name);
     }
     let Head { options, parameters, deadline, version: _ } = head;
-    let request = InferRequest { id: message.id, options, parameters, inputs, outputs, received_at, deadline };
+    let timeline = options.timeline.then(|| Box::new(Timeline::begin(received_at, clock::now())));
+    let request = InferRequest { id: message.id, options, parameters, inputs, outputs, received_at, deadline, timeline };
     Ok(Body { request, classes })
 }
 

@@ -7,11 +7,12 @@ use proto::inference::model_infer_response::InferOutputTensor;
 use proto::inference::{InferParameter, ModelInferResponse, ModelStreamInferResponse};
 
 use crate::classification::classify;
+use crate::clock;
 use crate::config::ModelConfig;
 use crate::error::InferError;
 use crate::request::{InferResponse, Parameter};
 
-use super::status;
+use super::{status, timeline};
 
 /// On a stream: whether no response of this request follows.
 const FINAL_FLAG: &str = "triton_final_response";
@@ -51,14 +52,19 @@ pub(super) fn response(response: InferResponse) -> ModelInferResponse {
         });
         raw_output_contents.push(output.tensor.bytes().clone());
     }
-    ModelInferResponse {
+    let mut message = ModelInferResponse {
         model_name: response.model_name.to_string(),
         model_version: response.model_version.to_string(),
         id: response.id,
         parameters: response.parameters.into_iter().map(|(name, value)| (name, parameter(value))).collect(),
         outputs,
         raw_output_contents,
+    };
+    if let Some(way) = response.timeline {
+        let text = timeline::encode(&response.model_name, response.model_version, &way, clock::now());
+        message.parameters.insert(timeline::PARAMETER.to_owned(), parameter(Parameter::String(text)));
     }
+    message
 }
 
 /// A response on a stream, with its final flag.
@@ -132,6 +138,7 @@ mod tests {
             parameters: Parameters::from([("ratio".to_owned(), Parameter::Double(0.5))]),
             outputs: vec![OutputTensor { name: "OUT".into(), tensor }],
             timing: ComputeTiming::default(),
+            timeline: None,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::InferError;
+use crate::observe::host::Host;
 use crate::repository::Repository;
 use crate::request::VersionChoice;
 use crate::scheduler::ModelHandle;
@@ -12,8 +13,9 @@ use super::forward::HeaderForwarding;
 use super::lifecycle::{Lifecycle, Phase};
 
 /// Protocol extensions that are served, by the names under which clients look for them.
-const EXTENSIONS: [&str; 7] = [
+const EXTENSIONS: [&str; 8] = [
     "classification",
+    "sequence",
     "model_repository",
     "model_repository(unload_dependents)",
     "schedule_policy",
@@ -36,6 +38,8 @@ pub struct FrontEnd {
     pub server_name: Arc<str>,
     /// Which headers reach the models.
     pub forwarding: HeaderForwarding,
+    /// The machine, where something looks at it.
+    pub host: Host,
 }
 
 /// What the server says about itself.
@@ -52,7 +56,19 @@ pub struct ServerDescription {
 impl FrontEnd {
     /// A front end over this repository.
     pub fn new(repository: Arc<Repository>, lifecycle: Lifecycle, server_name: impl Into<Arc<str>>) -> Self {
-        Self { repository, lifecycle, server_name: server_name.into(), forwarding: HeaderForwarding::default() }
+        Self {
+            repository,
+            lifecycle,
+            server_name: server_name.into(),
+            forwarding: HeaderForwarding::default(),
+            host: Host::default(),
+        }
+    }
+
+    /// The metrics page.
+    pub fn render_metrics(&self) -> String {
+        let in_flight = u64::try_from(self.lifecycle.under_way()).unwrap_or(u64::MAX);
+        self.repository.render_metrics(&self.host.reading(), in_flight)
     }
 
     /// Whether the server is ready: its start-up set is loaded, and it is not on its way out.

@@ -21,6 +21,7 @@ mod service;
 mod statistics;
 mod status;
 mod stream;
+mod timeline;
 mod unary;
 
 #[cfg(test)]

@@ -32,9 +32,8 @@ fn model(name: String, version: u64, counts: &Counts) -> ModelStatistics {
             compute_input: tally(counts.compute_input),
             compute_infer: tally(counts.compute_infer),
             compute_output: tally(counts.compute_output),
-            // There is no response cache; clients index into the fields all the same.
-            cache_hit: tally(Tally::default()),
-            cache_miss: tally(Tally::default()),
+            cache_hit: tally(counts.cache_hit),
+            cache_miss: tally(counts.cache_miss),
         }),
         batch_stats: counts.batches.iter().map(|(rows, batch)| batch_size(*rows, *batch)).collect(),
         memory_usage: Vec::new(),
@@ -71,7 +70,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::observe::statistics::{FailureReason, ModelStatistics as Recorder, RequestTiming, ResponseOutcome};
+    use crate::error::InferError;
+    use crate::observe::statistics::{ExecutedBatch, ModelStatistics as Recorder, RequestTiming, ResponseOutcome, Stage};
     use crate::request::ComputeTiming;
 
     #[test]
@@ -80,8 +80,10 @@ mod tests {
         let nanos = Duration::from_nanos;
         let timing = ComputeTiming { input: nanos(1), infer: nanos(2), output: nanos(3) };
         let request = RequestTiming { total: nanos(10), queue: nanos(4) };
-        recorder.record_batch(5, timing, &[request, request]);
-        recorder.record_failure(FailureReason::Backend, nanos(7));
+        recorder.record_batch(&ExecutedBatch { rows: 5, timing, formed: None }, &[request, request]);
+        recorder.record_failure(Stage::Execution, &InferError::Abandoned, nanos(7));
+        recorder.record_cache_hit(RequestTiming { total: nanos(5), queue: nanos(0) }, nanos(6));
+        recorder.record_cache_miss(nanos(8));
         recorder.record_response(1, ResponseOutcome::Cancel, nanos(0), nanos(0));
         let message = model("m".to_owned(), 3, &recorder.snapshot());
         let of = |count, ns| Some(StatisticDuration { count, ns });
@@ -89,14 +91,14 @@ mod tests {
         assert_eq!((message.inference_count, message.execution_count), (5, 1));
         assert!(message.last_inference > 0);
         let expected = InferStatistics {
-            success: of(2, 20),
+            success: of(3, 25),
             fail: of(1, 7),
-            queue: of(2, 8),
+            queue: of(3, 8),
             compute_input: of(2, 2),
             compute_infer: of(2, 4),
             compute_output: of(2, 6),
-            cache_hit: of(0, 0),
-            cache_miss: of(0, 0),
+            cache_hit: of(1, 6),
+            cache_miss: of(1, 8),
         };
         assert_eq!(message.inference_stats, Some(expected));
         let batch =

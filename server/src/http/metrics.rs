@@ -7,11 +7,9 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 
 use crate::grpc::FrontEnd;
+use crate::observe::metrics;
 
 use super::routes;
-
-/// The text format of Prometheus.
-const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// `/metrics` and nothing else.
 pub(super) fn router(front_end: FrontEnd) -> Router {
@@ -19,5 +17,5 @@ pub(super) fn router(front_end: FrontEnd) -> Router {
 }
 
 async fn page(State(front_end): State<FrontEnd>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, TEXT_FORMAT)], front_end.repository.render_metrics())
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], front_end.render_metrics())
 }

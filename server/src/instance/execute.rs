@@ -4,13 +4,17 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::batch::Batch;
+use tracing::Span;
+
+use crate::batch::{Batch, Member, Origin};
 use crate::clock::{self, Timestamp};
 use crate::config::ModelConfig;
 use crate::error::{ExecuteError, InferError};
-use crate::observe::statistics::{FailureReason, RequestTiming};
+use crate::observe::statistics::{ExecutedBatch, Formed, RequestTiming, Stage};
+use crate::observe::trace;
 use crate::request::{Cancellation, ComputeTiming, Delivery, Entry, Parameter, Parameters, Responder, ValidRequest};
 use crate::tensor::Tensor;
+use crate::timeline::BatchTimes;
 
 use super::stream::ResponseStream;
 use super::{ServedVersion, gather, split};
@@ -24,9 +28,36 @@ pub struct Execution {
     served: Arc<ServedVersion>,
     requests: Vec<Running>,
     rows: usize,
+    /// Rows that belong to no request.
+    empty_rows: usize,
+    /// Requests, without the padding of sequences.
+    askers: usize,
     outputs: Vec<Option<Tensor>>,
     pub(super) marks: Marks,
     recorded: bool,
+    origin: Origin,
+    seat: Option<Seat>,
+    /// Rows of requests whose clients left before the model ran for them.
+    left_rows: usize,
+    span: Span,
+    /// Elements that the model was asked for, and those that it added to them.
+    real: u64,
+    padding: u64,
+}
+
+/// Where a batch runs. Dropped, it says that the instance has nothing to do any more.
+struct Seat {
+    served: Arc<ServedVersion>,
+    instance: usize,
+    idle_since: Timestamp,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Some(busy) = self.served.statistics.busy(self.instance) {
+            busy.end(clock::now());
+        }
+    }
 }
 
 /// One request of the batch.
@@ -35,7 +66,7 @@ pub(super) struct Running {
     /// `None` once a stream has taken it over.
     responder: Option<Responder>,
     rows: Range<usize>,
-    queue: Duration,
+    queued_at: Timestamp,
     outputs: Vec<Option<Tensor>>,
     parameters: Parameters,
     error: Option<Arc<ExecuteError>>,
@@ -62,22 +93,89 @@ impl Execution {
     /// Starts the execution of a batch.
     pub(super) fn start(served: Arc<ServedVersion>, batch: Batch<Entry>) -> Self {
         let start = clock::now();
-        let rows = batch.rows();
+        let (rows, origin) = (batch.rows(), origin(&served, &batch));
         let outputs = served.config.outputs.len();
-        let requests = batch
+        let spans = batch.members().iter().map(|member| member.item.responder.span());
+        let span = trace::batch(&served.config.name, served.version, &origin, rows, spans);
+        let empty = || batch.members().iter().filter(|member| member.item.is_padding());
+        let (askers, empty_rows) = (batch.len() - empty().count(), empty().map(|member| member.rows.len()).sum());
+        let mut requests: Vec<Running> = batch
             .into_iter()
-            .map(|member| Running {
-                queue: start.since(member.item.queued_at),
-                request: member.item.request,
-                responder: Some(member.item.responder),
-                rows: member.rows,
-                outputs: vec![None; outputs],
-                parameters: Parameters::new(),
-                error: None,
+            .map(|Member { item: entry, rows }| {
+                let mut request = entry.request;
+                if let Some(timeline) = &mut request.timeline {
+                    (timeline.queued_at, timeline.level) = (Some(entry.queued_at), entry.level);
+                }
+                Running {
+                    queued_at: entry.queued_at,
+                    request,
+                    // Padding is answered to nobody; it is as if a stream had taken it over.
+                    responder: Some(entry.responder).filter(|responder| !responder.is_finished()),
+                    rows,
+                    outputs: vec![None; outputs],
+                    parameters: Parameters::new(),
+                    error: None,
+                }
             })
             .collect();
+        requests.iter_mut().filter_map(|running| running.responder.as_mut()).for_each(Responder::started);
         let marks = Marks { start, input_done: None, infer_done: None };
-        Self { served, requests, rows, outputs: vec![None; outputs], marks, recorded: false }
+        let outputs = vec![None; outputs];
+        Self {
+            served,
+            requests,
+            rows,
+            askers,
+            empty_rows,
+            outputs,
+            marks,
+            recorded: false,
+            origin,
+            seat: None,
+            left_rows: 0,
+            span,
+            real: 0,
+            padding: 0,
+        }
+    }
+
+    /// Says which instance runs it, by its number; the instance counts as busy until the execution ends.
+    pub(super) fn on(mut self, instance: usize) -> Self {
+        if let Some(busy) = self.served.statistics.busy(instance) {
+            let idle_since = busy.begin(self.marks.start);
+            self.span.record("instance", instance);
+            self.seat = Some(Seat { served: Arc::clone(&self.served), instance, idle_since });
+        }
+        self
+    }
+
+    /// The batch as the timelines of its requests tell of it.
+    fn batch_times(&self) -> BatchTimes {
+        BatchTimes {
+            origin: self.origin,
+            rows: self.rows,
+            requests: self.askers,
+            instance: self.seat.as_ref().map(|seat| seat.instance),
+            idle_since: self.seat.as_ref().map_or(Timestamp::default(), |seat| seat.idle_since),
+            device_wait: Duration::ZERO,
+            started_at: self.marks.start,
+            inputs_at: self.marks.input_done,
+            executed_at: self.marks.infer_done,
+        }
+    }
+
+    /// The batch as the statistics count it: the rows for which the model ran. A request that failed by itself was
+    /// computed with the others; one whose client had left before was not.
+    fn executed(&self, timing: ComputeTiming) -> ExecutedBatch {
+        let formed = Formed {
+            trigger: self.origin.trigger,
+            cost: self.origin.cost,
+            assembly: self.marks.start.since(self.origin.formed_at),
+            empty_rows: self.empty_rows,
+            padding: self.padding,
+            real: self.real,
+        };
+        ExecutedBatch { rows: self.rows.saturating_sub(self.left_rows), timing, formed: Some(formed) }
     }
 
     /// The model's configuration.
@@ -128,8 +226,9 @@ impl Execution {
             let left = running.responder.take_if(|responder| responder.cancellation().is_cancelled());
             if let Some(mut responder) = left {
                 let total = now.since(running.request.received_at);
-                self.served.statistics.record_failure(FailureReason::Canceled, total);
+                self.served.statistics.record_failure(Stage::Execution, &InferError::Cancelled, total);
                 responder.fail(InferError::Cancelled);
+                self.left_rows = self.left_rows.saturating_add(running.rows.len());
             }
         }
     }
@@ -182,20 +281,32 @@ impl Execution {
         self.marks.infer_done = Some(clock::now());
     }
 
+    /// Reports what the model computed: elements that were asked for (such as tokens), and those that it added only to make
+    /// rows equally long. Reports add up.
+    pub fn report_padding(&mut self, real: u64, padding: u64) {
+        self.real = self.real.saturating_add(real);
+        self.padding = self.padding.saturating_add(padding);
+    }
+
     /// Takes a request out of the batch, to be answered by any number of responses, on any thread.
     /// `None` where it has been taken already or has failed.
     ///
     /// The execution is counted at the first call, so that the counts are complete when the first answer arrives.
     pub fn stream(&mut self, request: usize) -> Option<ResponseStream> {
+        let times = self.batch_times();
         let running = self.requests.get_mut(request)?;
         if running.error.is_some() {
             return None;
         }
         let responder = running.responder.take()?;
-        let stream = ResponseStream::new(Arc::clone(&self.served), running.request.clone(), responder, running.queue, self.marks);
+        if let Some(timeline) = &mut running.request.timeline {
+            timeline.batch = Some(times);
+        }
+        let queue = self.marks.start.since(running.queued_at);
+        let stream = ResponseStream::new(Arc::clone(&self.served), running.request.clone(), responder, queue, self.marks);
         if !self.recorded {
             self.recorded = true;
-            self.served.statistics.record_batch(self.rows, self.marks.timing(clock::now()), &[]);
+            self.served.statistics.record_batch(&self.executed(self.marks.timing(clock::now())), &[]);
         }
         Some(stream)
     }
@@ -209,6 +320,7 @@ impl Execution {
             }
         }
         self.marks.infer_done.get_or_insert_with(clock::now);
+        let times = self.batch_times();
         let config = Arc::clone(&self.served.config);
         let mut answers = Vec::with_capacity(self.requests.len());
         for mut running in std::mem::take(&mut self.requests) {
@@ -221,7 +333,7 @@ impl Execution {
             };
             answers.push((running, responder, answer));
         }
-        self.count_and_deliver(answers);
+        self.count_and_deliver(&times, answers);
     }
 
     fn answer(&self, config: &ModelConfig, running: &mut Running) -> Result<crate::request::InferResponse, ExecuteError> {
@@ -238,33 +350,60 @@ impl Execution {
         split::respond(&self.served, &running.request, outputs, parameters, ComputeTiming::default())
     }
 
-    fn count_and_deliver(&self, answers: Vec<(Running, Responder, Result<crate::request::InferResponse, Arc<ExecuteError>>)>) {
+    fn count_and_deliver(
+        &self,
+        times: &BatchTimes,
+        answers: Vec<(Running, Responder, Result<crate::request::InferResponse, Arc<ExecuteError>>)>,
+    ) {
         let end = clock::now();
         let timing = self.marks.timing(end);
+        trace::executed(&self.span, timing);
         let statistics = &self.served.statistics;
         let answered: Vec<RequestTiming> = answers
             .iter()
             .filter(|(_, _, answer)| answer.is_ok())
-            .map(|(running, ..)| RequestTiming { total: end.since(running.request.received_at), queue: running.queue })
+            .map(|(running, ..)| RequestTiming {
+                total: end.since(running.request.received_at),
+                queue: self.marks.start.since(running.queued_at),
+            })
             .collect();
         if !answered.is_empty() {
             if self.recorded {
                 answered.iter().for_each(|request| statistics.record_success(*request, timing));
             } else {
-                statistics.record_batch(self.rows, timing, &answered);
+                statistics.record_batch(&self.executed(timing), &answered);
             }
+            answered.iter().for_each(|request| statistics.record_first_response(request.total));
         }
-        for (running, mut responder, answer) in answers {
+        for (mut running, mut responder, answer) in answers {
             match answer {
                 Ok(mut response) => {
                     response.timing = timing;
+                    response.timeline = running.request.timeline.take();
+                    if let Some(timeline) = &mut response.timeline {
+                        (timeline.batch, timeline.answered_at) = (Some(*times), Some(end));
+                    }
                     responder.deliver(Delivery::Response { response: Box::new(response), last: true });
                 }
                 Err(error) => {
-                    statistics.record_failure(FailureReason::Backend, end.since(running.request.received_at));
-                    responder.fail(InferError::Execute(error));
+                    let error = InferError::Execute(error);
+                    statistics.record_failure(Stage::Execution, &error, end.since(running.request.received_at));
+                    responder.fail(error);
                 }
             }
         }
     }
+}
+
+/// How a batch came about. A request that no batcher put into one was its own batch from the moment it was queued.
+fn origin(served: &ServedVersion, batch: &Batch<Entry>) -> Origin {
+    let mut origin = batch.origin;
+    if origin.id == 0 {
+        origin.id = served.statistics.next_batch();
+    }
+    if let (true, Some(member)) = (origin.formed_at == Timestamp::default(), batch.members().first()) {
+        origin.formed_at = member.item.queued_at;
+    }
+    origin.cost = origin.cost.max(batch.members().iter().map(|member| member.item.request.cost).fold(0, u64::saturating_add));
+    origin
 }

@@ -2,26 +2,35 @@
 //! outputs. May import the words, `config`, `observe` and `models`; must never import `scheduler`, `grpc`,
 //! `repository` or `proto`. Only this folder looks inside tensors on their way to a model.
 
+use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{BackendKind, InstanceGroup, ModelConfig};
 use crate::error::{ExecuteError, LoadError};
 use crate::observe::statistics::ModelStatistics;
+use crate::sync;
 
 mod builtin;
 mod candle;
+pub mod device;
 mod execute;
 mod gather;
 mod pool;
+mod ready;
 mod split;
 mod stream;
+mod thread;
 mod warmup;
 
+#[cfg(test)]
+mod ready_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+
+use device::SharedDevice;
 
 pub use candle::{Described, describe, is_hub_directory};
 pub use execute::Execution;
@@ -35,6 +44,11 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// What keeps the instance from running; it fails the load.
     fn instantiate(&self, slot: &InstanceSlot) -> Result<Box<dyn ModelInstance>, LoadError>;
+
+    /// The device that this instance shares with those of other models; `None` where it computes nothing.
+    fn device(&self, _slot: &InstanceSlot) -> Option<SharedDevice> {
+        None
+    }
 }
 
 /// Runs batches, one after another, on its own thread.
@@ -83,4 +97,13 @@ pub fn open_backend(served: &ServedVersion) -> Result<Arc<dyn Backend>, LoadErro
             reason: "an ensemble has no instances of its own".to_owned(),
         }),
     }
+}
+
+/// What a panic says, where it says something.
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|message| (*message).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
 }

@@ -1,19 +1,26 @@
-//! The instances of one model version: their threads, and the bounded queue of batches they share.
+//! The instances of one model version: the handle on them, and the bounded queue of batches they share.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::bounded;
 
-use crate::batch::{Batch, Origin};
+use crate::batch::{Batch, Member, Origin};
 use crate::clock::{self, Timestamp};
-use crate::error::{ExecuteError, InferError, LoadError};
+use crate::config::Scheduling;
+use crate::error::{InferError, LoadError};
 use crate::observe::statistics::Stage;
 use crate::request::Entry;
 
-use super::{Backend, Execution, InstanceSlot, ModelInstance, ServedVersion, warmup};
+use super::device::{DevicePermit, Devices, Seat};
+use super::ready::{Destination, Lapsed, Perishable, ReadyQueue};
+use super::{Backend, InstanceSlot, ServedVersion, panic_message, thread};
+
+/// A request that runs alone and has no deadline is served as if it had one this long after its arrival: those with
+/// earlier deadlines overtake it, and no stream of them can do so for ever.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Called by an instance's thread.
 type Hook = Box<dyn Fn() + Send + Sync>;
@@ -38,13 +45,35 @@ pub struct BatchDone {
 /// that are queued and end.
 #[derive(Clone)]
 pub struct InstancePool {
-    sender: Sender<Batch<Entry>>,
+    handle: Arc<Handle>,
+}
+
+/// The last one closes the queue.
+struct Handle {
     shared: Arc<Shared>,
 }
 
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.queue.close();
+    }
+}
+
+/// A batch that waits for an instance.
+pub(super) struct Ready {
+    pub(super) batch: Batch<Entry>,
+    /// The turn on the device for which it was formed; without one, the instance sees to that.
+    pub(super) permit: Option<DevicePermit>,
+}
+
 /// What the handle and the threads share.
-struct Shared {
-    served: Arc<ServedVersion>,
+pub(super) struct Shared {
+    pub(super) served: Arc<ServedVersion>,
+    pub(super) queue: ReadyQueue<Ready>,
+    /// The seat of all instances, where batches are formed only when their turn on the device has come.
+    pub(super) seat: Option<Seat>,
+    /// Where a request is that waits in the queue: requests that run alone have no other.
+    stage: Stage,
     /// Batches submitted and not finished.
     in_flight: AtomicUsize,
     /// Threads that can run batches.
@@ -57,11 +86,18 @@ struct Shared {
 
 impl InstancePool {
     /// Starts all instances and runs their warmup; returns when every one is ready.
-    /// `queue_batches` is how many batches may wait for an instance.
+    /// `queue_batches` is how many batches may wait for an instance; before each, an instance waits for its turn on
+    /// its device.
     ///
     /// # Errors
-    /// The first instance that could not be made or warmed up; those that were are ended again.
-    pub fn start(served: Arc<ServedVersion>, backend: &Arc<dyn Backend>, queue_batches: usize) -> Result<Self, LoadError> {
+    /// The first instance that could not be made or warmed up; those that were are ended again. What a rate limiter
+    /// asks for and will never get.
+    pub fn start(
+        served: Arc<ServedVersion>,
+        backend: &Arc<dyn Backend>,
+        queue_batches: usize,
+        devices: &Devices,
+    ) -> Result<Self, LoadError> {
         let slots: Vec<InstanceSlot> = served
             .config
             .instance_groups
@@ -70,8 +106,11 @@ impl InstancePool {
             .enumerate()
             .map(|(ordinal, group)| InstanceSlot { group: group.clone(), ordinal })
             .collect();
-        let (sender, receiver) = bounded(queue_batches.max(1));
+        let seats = devices.seats(&served, backend.as_ref(), &slots)?;
         let shared = Arc::new(Shared {
+            seat: common_seat(&served, &seats),
+            stage: if matches!(served.config.scheduling, Scheduling::Direct(_)) { Stage::Queue } else { Stage::Ready },
+            queue: ReadyQueue::new(slots.len(), queue_batches),
             served,
             in_flight: AtomicUsize::new(0),
             working: AtomicUsize::new(slots.len()),
@@ -80,9 +119,11 @@ impl InstancePool {
             failure_hook: OnceLock::new(),
             failure: Mutex::new(None),
         });
+        // Dropped on the way out of a failed start, it ends the threads that did start.
+        let pool = Self { handle: Arc::new(Handle { shared: Arc::clone(&shared) }) };
         let (ready_sender, ready) = bounded(slots.len());
-        for slot in slots {
-            spawn_instance(&shared, slot, Arc::clone(backend), receiver.clone(), ready_sender.clone())?;
+        for (slot, seat) in slots.into_iter().zip(seats) {
+            thread::spawn(&shared, slot, Arc::clone(backend), seat, ready_sender.clone())?;
         }
         drop(ready_sender);
         // Every thread reports once; one that died without a word closes the channel.
@@ -94,190 +135,252 @@ impl InstancePool {
                 })
             })?;
         }
-        Ok(Self { sender, shared })
+        Ok(pool)
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
     }
 
     /// Number of instances.
     pub fn instances(&self) -> usize {
-        self.shared.instances
+        self.shared().instances
     }
 
     /// The model version that runs here.
     pub fn served(&self) -> &Arc<ServedVersion> {
-        &self.shared.served
+        &self.shared().served
     }
 
     /// Batches submitted and not finished.
     pub fn in_flight(&self) -> usize {
-        self.shared.in_flight.load(Ordering::Acquire)
+        self.shared().in_flight.load(Ordering::Acquire)
     }
 
     /// Why no instance works any more, if so.
     pub fn failure(&self) -> Option<String> {
-        self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared().failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Hands a batch to the next free instance.
+    /// The seat on the device that all instances share with other models, where whoever forms the batches asks for
+    /// turns: a dynamic batcher, which then forms a batch only when it can run, so that late arrivals join. `None` where
+    /// there is no such device, or the instances ask by themselves before they take a batch.
+    pub fn seat(&self) -> Option<&Seat> {
+        self.shared().seat.as_ref()
+    }
+
+    /// Hands a batch to the next free instance. Batches of a model whose requests run alone are served by deadline,
+    /// all others in the order in which they come.
     ///
     /// # Errors
     /// The batch comes back where as many wait as may.
     pub fn try_submit(&self, batch: Batch<Entry>) -> Result<(), Batch<Entry>> {
-        self.shared.in_flight.fetch_add(1, Ordering::AcqRel);
-        self.sender.try_send(batch).map_err(|error| {
-            self.shared.in_flight.fetch_sub(1, Ordering::AcqRel);
-            match error {
-                TrySendError::Full(batch) | TrySendError::Disconnected(batch) => batch,
-            }
+        self.submit(Ready { batch, permit: None }, Destination::Any)
+    }
+
+    /// As [`InstancePool::try_submit`], with a turn from [`InstancePool::seat`]. It ends with the batch.
+    ///
+    /// # Errors
+    /// The batch comes back where as many wait as may; the turn is over.
+    pub fn try_submit_with(&self, permit: Option<DevicePermit>, batch: Batch<Entry>) -> Result<(), Batch<Entry>> {
+        self.submit(Ready { batch, permit }, Destination::Any)
+    }
+
+    /// Hands a batch to one instance (numbered from 0) and no other, as a model needs that keeps state by instance.
+    /// It is served in turn with the batches that any instance may take.
+    ///
+    /// # Errors
+    /// The batch comes back where as many wait as may (those for other instances count too), or there is no such
+    /// instance.
+    pub fn try_submit_to(&self, instance: usize, batch: Batch<Entry>) -> Result<(), Batch<Entry>> {
+        self.submit(Ready { batch, permit: None }, Destination::Instance(instance))
+    }
+
+    fn submit(&self, ready: Ready, destination: Destination) -> Result<(), Batch<Entry>> {
+        let shared = self.shared();
+        let urgency = match shared.served.config.scheduling {
+            Scheduling::Direct(_) => ready.batch.members().first().map_or(Timestamp::default(), |first| urgency(&first.item)),
+            _ => Timestamp::default(),
+        };
+        shared.in_flight.fetch_add(1, Ordering::AcqRel);
+        shared.queue.push(ready, urgency, destination).map_err(|ready| {
+            shared.in_flight.fetch_sub(1, Ordering::AcqRel);
+            ready.batch
         })
+    }
+
+    /// When the next request lapses that waits for an instance, as far as deadlines say.
+    pub fn next_lapse(&self) -> Option<Timestamp> {
+        self.shared().queue.next_lapse()
+    }
+
+    /// Refuses the requests that wait for an instance and whose time is over, in whichever batch they are; the rest of
+    /// a batch stays in its place. Its cost is that of the batches whose time has come.
+    pub fn expire(&self, now: Timestamp) {
+        self.shared().expire(now);
+    }
+
+    /// Refuses the requests that wait for an instance and whose clients have left or whose time is over. It looks at
+    /// everything that waits.
+    pub fn sweep(&self, now: Timestamp) {
+        self.shared().sweep(now);
+    }
+
+    /// Batches that wait for an instance.
+    pub fn waiting(&self) -> usize {
+        self.shared().queue.len()
+    }
+
+    /// Takes the model out of readiness for good, because of something else than its instances.
+    pub fn fail(&self, reason: &str) {
+        self.shared().fail(reason);
     }
 
     /// Sets what an instance calls after each batch. Only the first call counts.
     pub fn on_done(&self, hook: impl Fn(&BatchDone) + Send + Sync + 'static) {
-        let _ = self.shared.done_hook.set(Box::new(hook));
+        let _ = self.shared().done_hook.set(Box::new(hook));
     }
 
     /// Sets what is called when no instance works any more, at once if that is so already. Only the first call
     /// counts.
     pub fn on_failure(&self, hook: impl Fn() + Send + Sync + 'static) {
-        let _ = self.shared.failure_hook.set(Box::new(hook));
+        let _ = self.shared().failure_hook.set(Box::new(hook));
         // The last instance may have failed before the hook was there to be called; called twice is harmless.
         if self.failure().is_some() {
-            self.shared.failed();
+            self.shared().failed();
         }
     }
 }
 
-fn spawn_instance(
-    shared: &Arc<Shared>,
-    slot: InstanceSlot,
-    backend: Arc<dyn Backend>,
-    receiver: Receiver<Batch<Entry>>,
-    ready: Sender<Result<(), LoadError>>,
-) -> Result<(), LoadError> {
-    let shared = Arc::clone(shared);
-    let model = shared.served.config.name.to_string();
-    std::thread::Builder::new()
-        .name(format!("{model}#{}", slot.ordinal))
-        .spawn(move || {
-            let mut instance = match create(&shared.served, backend.as_ref(), &slot) {
-                Ok(mut instance) => match warmup::run(&shared.served, instance.as_mut()) {
-                    Ok(()) => instance,
-                    Err(error) => {
-                        let _ = ready.send(Err(error));
-                        return;
-                    }
-                },
-                Err(error) => {
-                    let _ = ready.send(Err(error));
-                    return;
+/// When a request is to be served at the latest, for the order among those that wait.
+fn urgency(entry: &Entry) -> Timestamp {
+    let patience = entry.queued_at.plus(PATIENCE);
+    entry.deadline.map_or(patience, |deadline| deadline.min(patience))
+}
+
+/// The seat of all instances of a dynamic batcher, if they have one and the same.
+fn common_seat(served: &ServedVersion, seats: &[Option<Seat>]) -> Option<Seat> {
+    let first = seats.first()?.as_ref()?;
+    let is_common = seats.iter().all(|seat| seat.as_ref().is_some_and(|seat| seat.is_same(first)));
+    (is_common && matches!(served.config.scheduling, Scheduling::Dynamic(_))).then(|| first.clone())
+}
+
+/// Takes the requests out of a batch for which `test` holds. Where they have stand-ins, the others keep their rows.
+pub(super) fn take_out(batch: Batch<Entry>, test: &mut dyn FnMut(&Entry) -> bool) -> (Batch<Entry>, Vec<Entry>) {
+    if batch.members().iter().all(|member| member.item.stand_in.is_none() && !member.item.is_padding()) {
+        return batch.partition(|entry| !test(entry));
+    }
+    let (mut kept, mut taken) = (Batch::default(), Vec::new());
+    kept.origin = batch.origin;
+    for Member { item: entry, rows } in batch {
+        match test(&entry) {
+            false => kept.push(entry, rows.len()),
+            true => {
+                if let Some(stand_in) = &entry.stand_in {
+                    kept.push(Entry::padding(stand_in), rows.len());
                 }
-            };
-            let _ = ready.send(Ok(()));
-            drop(ready);
-            while let Ok(batch) = receiver.recv() {
-                let (done, outcome) = run(&shared.served, instance.as_mut(), batch);
-                if outcome.is_err() {
-                    match create(&shared.served, backend.as_ref(), &slot) {
-                        Ok(fresh) => instance = fresh,
-                        Err(error) => return retire(&shared, &receiver, &done, &error),
-                    }
-                }
-                shared.batch_done(&done);
+                taken.push(entry);
             }
-        })
-        .map(drop)
-        .map_err(|error| LoadError::Thread { model, reason: error.to_string() })
+        }
+    }
+    // Of nothing but padding, nobody would see the answer.
+    if kept.members().iter().all(|member| member.item.is_padding()) {
+        kept = kept.partition(|_| false).0;
+    }
+    (kept, taken)
+}
+
+impl Perishable for Ready {
+    type Part = Entry;
+
+    fn next_lapse(&self) -> Option<Timestamp> {
+        self.batch.members().iter().filter_map(|member| member.item.deadline).min()
+    }
+
+    fn extract(&mut self, test: &mut dyn FnMut(&Entry) -> bool, parts: &mut Vec<Entry>) {
+        if self.batch.members().iter().any(|member| test(&member.item)) {
+            let (kept, taken) = take_out(std::mem::take(&mut self.batch), test);
+            self.batch = kept;
+            parts.extend(taken);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+    }
 }
 
 impl Shared {
+    pub(super) fn fail(&self, reason: &str) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        self.failed();
+    }
+
     fn failed(&self) {
         if let Some(hook) = self.failure_hook.get() {
-            hook();
+            self.contain("reporting a failure", hook);
         }
     }
 
-    fn batch_done(&self, done: &BatchDone) {
+    /// Calls what others have put here, on a thread that must outlive whatever that does: those who take the answers
+    /// run on it too (an ensemble goes on with its graph).
+    pub(super) fn contain(&self, what: &str, call: impl FnOnce()) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
+            let message = panic_message(panic.as_ref());
+            tracing::error!(model = %self.served.config.name, version = self.served.version, message, "{what} panicked");
+        }
+    }
+
+    /// An instance will run nothing any more; whether it was the last.
+    pub(super) fn retire(&self) -> bool {
+        self.working.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    pub(super) fn batch_done(&self, done: &BatchDone) {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
         if let Some(hook) = self.done_hook.get() {
-            hook(done);
+            self.contain("reporting a batch", || hook(done));
         }
     }
-}
 
-/// An instance panicked and could not be made anew. The others go on; the last one stays to answer
-/// whatever still comes with an error, so that nobody waits for a thread that is gone.
-fn retire(shared: &Shared, receiver: &Receiver<Batch<Entry>>, done: &BatchDone, error: &LoadError) {
-    let model = &shared.served.config.name;
-    tracing::error!(model = %model, version = shared.served.version, %error, "an instance panicked and could not be made anew");
-    shared.batch_done(done);
-    if shared.working.fetch_sub(1, Ordering::AcqRel) > 1 {
-        return;
-    }
-    let reason = error.to_string();
-    *shared.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.clone());
-    shared.failed();
-    while let Ok(batch) = receiver.recv() {
-        let error = ExecuteError::NoInstance { model: model.to_string(), reason: reason.clone() };
-        leave_queue(&shared.served, &batch);
-        let started_at = clock::now();
-        let origin = batch.origin;
-        Execution::start(Arc::clone(&shared.served), batch).finish(Err(error));
-        shared.batch_done(&BatchDone { origin, rows: 0, started_at, ended_at: clock::now() });
-    }
-}
-
-/// Makes an instance; a panic on the way is an error like any other.
-fn create(served: &ServedVersion, backend: &dyn Backend, slot: &InstanceSlot) -> Result<Box<dyn ModelInstance>, LoadError> {
-    catch_unwind(AssertUnwindSafe(|| backend.instantiate(slot))).unwrap_or_else(|panic| {
-        Err(LoadError::Panicked { model: served.config.name.to_string(), message: panic_message(panic.as_ref()) })
-    })
-}
-
-/// A batch has left its model's queue.
-fn leave_queue(served: &ServedVersion, batch: &Batch<Entry>) {
-    served.statistics.leave_queue(u64::try_from(batch.len()).unwrap_or(u64::MAX));
-}
-
-/// The instance panicked; its state may be broken.
-struct Broken;
-
-/// Runs one batch on an instance. Entries that nobody waits for any more are left out.
-fn run(served: &Arc<ServedVersion>, instance: &mut dyn ModelInstance, batch: Batch<Entry>) -> (BatchDone, Result<(), Broken>) {
-    let now = clock::now();
-    leave_queue(served, &batch);
-    let (live, lapsed) = batch.partition(|entry| entry.lapsed(now).is_none());
-    for entry in lapsed {
-        let error = entry.lapsed(now).unwrap_or(InferError::Cancelled);
-        served.statistics.refuse(entry, error, Stage::Ready, now);
-    }
-    let mut done = BatchDone { origin: live.origin, rows: live.rows(), started_at: now, ended_at: now };
-    if live.is_empty() {
-        return (done, Ok(()));
-    }
-    let mut execution = Execution::start(Arc::clone(served), live);
-    let (result, outcome) = match catch_unwind(AssertUnwindSafe(|| instance.execute(&mut execution))) {
-        Ok(result) => (result, Ok(())),
-        Err(panic) => {
-            let message = panic_message(panic.as_ref());
-            tracing::error!(model = %served.config.name, version = served.version, message, "the model panicked while executing");
-            (Err(ExecuteError::Panicked { model: served.config.name.to_string(), message }), Err(Broken))
+    /// These requests have left their model's queue.
+    pub(super) fn leave_queue<'a>(&self, entries: impl IntoIterator<Item = &'a Entry>) {
+        // Neighbors are mostly of one level, so this is one step for most batches.
+        let mut same: Option<(usize, u64)> = None;
+        for entry in entries.into_iter().filter(|entry| !entry.is_padding()) {
+            same = match same {
+                Some((level, requests)) if level == entry.level => Some((level, requests + 1)),
+                other => {
+                    other.into_iter().for_each(|(level, requests)| self.served.statistics.leave_queue(level, requests));
+                    Some((entry.level, 1))
+                }
+            };
         }
-    };
-    // Whoever takes the answers runs on this thread too (an ensemble goes on with its graph): the thread must
-    // outlive that. Responders that have not answered do so while they are dropped.
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| execution.finish(result))) {
-        let message = panic_message(panic.as_ref());
-        tracing::error!(model = %served.config.name, version = served.version, message, "answering a batch panicked");
+        same.into_iter().for_each(|(level, requests)| self.served.statistics.leave_queue(level, requests));
     }
-    done.ended_at = clock::now();
-    (done, outcome)
-}
 
-/// What a panic says, where it says something.
-pub(super) fn panic_message(panic: &(dyn Any + Send)) -> String {
-    panic
-        .downcast_ref::<&str>()
-        .map(|message| (*message).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned())
+    /// Answers requests of which [`Entry::lapsed`] says that they must not run.
+    pub(super) fn refuse(&self, entries: Vec<Entry>, now: Timestamp) {
+        for entry in entries {
+            let error = entry.lapsed(now).unwrap_or(InferError::Cancelled);
+            self.contain("refusing a request", || self.served.statistics.refuse(entry, error, self.stage, now));
+        }
+    }
+
+    fn expire(&self, now: Timestamp) {
+        self.take_out(self.queue.expire(now, &mut |entry| entry.lapsed(now).is_some()), now);
+    }
+
+    fn sweep(&self, now: Timestamp) {
+        self.take_out(self.queue.sweep(&mut |entry| entry.lapsed(now).is_some()), now);
+    }
+
+    fn take_out(&self, lapsed: Lapsed<Ready>, now: Timestamp) {
+        self.leave_queue(&lapsed.parts);
+        self.refuse(lapsed.parts, now);
+        for Ready { batch, permit } in lapsed.emptied {
+            drop(permit);
+            self.batch_done(&BatchDone { origin: batch.origin, rows: 0, started_at: now, ended_at: clock::now() });
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::error::{ExecuteError, InferError};
-use crate::observe::statistics::{FailureReason, RequestTiming, ResponseOutcome};
+use crate::observe::statistics::{RequestTiming, ResponseOutcome, Stage};
 use crate::request::{Cancellation, ComputeTiming, Delivery, Parameters, Responder, ValidRequest};
 use crate::tensor::Tensor;
 
@@ -34,7 +34,8 @@ pub struct ResponseStream {
     queue: Duration,
     marks: Marks,
     index: u64,
-    failed: bool,
+    /// The first error that did not end the stream.
+    failure: Option<InferError>,
 }
 
 impl ResponseStream {
@@ -45,7 +46,7 @@ impl ResponseStream {
         queue: Duration,
         marks: Marks,
     ) -> Self {
-        Self { served, request, responder, queue, marks, index: 0, failed: false }
+        Self { served, request, responder, queue, marks, index: 0, failure: None }
     }
 
     /// The request.
@@ -80,7 +81,7 @@ impl ResponseStream {
             outputs[index] = Some(tensor);
         }
         let timing = ComputeTiming { infer: streamed.compute_infer, output: streamed.compute_output, ..Default::default() };
-        let response = match split::respond(&self.served, &self.request, outputs, streamed.parameters, timing) {
+        let mut response = match split::respond(&self.served, &self.request, outputs, streamed.parameters, timing) {
             Ok(response) => response,
             Err(error) => {
                 if last {
@@ -89,6 +90,10 @@ impl ResponseStream {
                 return Err(error);
             }
         };
+        response.timeline = self.request.timeline.take();
+        if let Some(timeline) = &mut response.timeline {
+            timeline.answered_at = Some(clock::now());
+        }
         self.record(ResponseOutcome::Success, streamed.compute_infer, streamed.compute_output);
         if last {
             self.count_answered();
@@ -100,8 +105,9 @@ impl ResponseStream {
     /// Sends an error that does not end the stream. The request counts as failed when it ends.
     pub fn send_error(&mut self, error: ExecuteError, compute_infer: Duration, compute_output: Duration) {
         self.record(ResponseOutcome::Fail, compute_infer, compute_output);
-        self.failed = true;
-        self.responder.deliver(Delivery::Failed { error: InferError::Execute(Arc::new(error)), last: false });
+        let error = InferError::Execute(Arc::new(error));
+        self.failure.get_or_insert_with(|| error.clone());
+        self.responder.deliver(Delivery::Failed { error, last: false });
     }
 
     /// Ends the stream with the final flag alone.
@@ -135,7 +141,7 @@ impl ResponseStream {
     pub fn abort_after(mut self, waited: Duration) {
         self.record(ResponseOutcome::Cancel, waited, Duration::ZERO);
         let total = clock::now().since(self.request.received_at);
-        self.served.statistics.record_failure(FailureReason::Canceled, total);
+        self.served.statistics.record_failure(Stage::Execution, &InferError::Cancelled, total);
         self.responder.fail(InferError::Cancelled);
     }
 
@@ -147,11 +153,15 @@ impl ResponseStream {
     fn fail_last(&mut self, error: ExecuteError, compute_infer: Duration, compute_output: Duration) {
         self.record(ResponseOutcome::Fail, compute_infer, compute_output);
         let total = clock::now().since(self.request.received_at);
-        self.served.statistics.record_failure(FailureReason::Backend, total);
-        self.responder.fail(InferError::Execute(Arc::new(error)));
+        let error = InferError::Execute(Arc::new(error));
+        self.served.statistics.record_failure(Stage::Execution, &error, total);
+        self.responder.fail(error);
     }
 
     fn record(&mut self, outcome: ResponseOutcome, infer: Duration, output: Duration) {
+        if self.index == 0 {
+            self.served.statistics.record_first_response(clock::now().since(self.request.received_at));
+        }
         if self.served.config.decoupled {
             self.served.statistics.record_response(self.index, outcome, infer, output);
         }
@@ -161,10 +171,9 @@ impl ResponseStream {
     fn count_answered(&self) {
         let end = clock::now();
         let total = end.since(self.request.received_at);
-        if self.failed {
-            self.served.statistics.record_failure(FailureReason::Backend, total);
-        } else {
-            self.served.statistics.record_success(RequestTiming { total, queue: self.queue }, self.marks.timing(end));
+        match &self.failure {
+            Some(error) => self.served.statistics.record_failure(Stage::Execution, error, total),
+            None => self.served.statistics.record_success(RequestTiming { total, queue: self.queue }, self.marks.timing(end)),
         }
     }
 }

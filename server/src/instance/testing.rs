@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::batch::Batch;
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::config::ModelConfig;
 use crate::error::{InferError, LoadError};
 use crate::observe::statistics::Counts;
@@ -19,6 +19,7 @@ use crate::request::{
 };
 use crate::tensor::{DataType, Shape, Tensor};
 
+use super::device::Devices;
 use super::{Backend, InstancePool, ServedVersion};
 
 /// How long a test waits for what must come; far longer than it takes.
@@ -31,6 +32,7 @@ const DELIVERIES: usize = 64;
 pub(super) struct TestModel {
     served: Arc<ServedVersion>,
     pool: InstancePool,
+    devices: Devices,
 }
 
 /// The version that a configuration text describes. The model's name is that in the text.
@@ -62,8 +64,9 @@ impl TestModel {
 
     /// Runs a backend of the test's own.
     pub(super) fn over(served: Arc<ServedVersion>, backend: &Arc<dyn Backend>) -> Result<Self, LoadError> {
-        let pool = InstancePool::start(Arc::clone(&served), backend, 16)?;
-        Ok(Self { served, pool })
+        let devices = Devices::default();
+        let pool = InstancePool::start(Arc::clone(&served), backend, 16, &devices)?;
+        Ok(Self { served, pool, devices })
     }
 
     /// An empty request.
@@ -78,20 +81,47 @@ impl TestModel {
 
     /// Runs requests as one batch.
     pub(super) fn run(&self, requests: Vec<TestRequest<'_>>) -> Vec<Asked> {
+        self.run_by(requests.into_iter().map(|request| (request, None)).collect())
+    }
+
+    /// Runs requests as one batch, each with its deadline.
+    pub(super) fn run_by(&self, requests: Vec<(TestRequest<'_>, Option<Timestamp>)>) -> Vec<Asked> {
+        let (batch, asked) = self.batch(requests);
+        assert!(self.pool.try_submit(batch).is_ok(), "the queue of batches is full");
+        asked
+    }
+
+    /// Runs one request on one instance.
+    pub(super) fn ask_instance(&self, instance: usize, request: TestRequest<'_>) -> Asked {
+        let (batch, mut asked) = self.batch(vec![(request, None)]);
+        assert!(self.pool.try_submit_to(instance, batch).is_ok(), "the queue of batches is full");
+        asked.pop().unwrap()
+    }
+
+    /// Waits until instances have taken every batch.
+    pub(super) fn wait_until_taken(&self) {
+        while self.pool.waiting() > 0 {
+            std::thread::yield_now();
+        }
+    }
+
+    fn batch(&self, requests: Vec<(TestRequest<'_>, Option<Timestamp>)>) -> (Batch<Entry>, Vec<Asked>) {
         let mut batch = Batch::default();
         let mut asked = Vec::new();
-        for request in requests {
+        for (request, deadline) in requests {
             let (sender, deliveries) = bounded(DELIVERIES);
             let cancellation = Cancellation::default();
             let responder = Responder::new(Box::new(Sink(sender)), cancellation.clone());
             let request = request.finish();
             let rows = request.rows;
-            self.served.statistics.enter_queue();
-            batch.push(Entry { request, responder, queued_at: clock::now(), deadline: None, delayed_from: None }, rows);
+            self.served.statistics.enter_queue(1);
+            batch.push(
+                Entry { request, responder, queued_at: clock::now(), level: 1, deadline, delayed_from: None, stand_in: None },
+                rows,
+            );
             asked.push(Asked { deliveries, cancellation });
         }
-        assert!(self.pool.try_submit(batch).is_ok(), "the queue of batches is full");
-        asked
+        (batch, asked)
     }
 
     /// Runs one request alone.
@@ -108,8 +138,16 @@ impl TestModel {
             }
         }
         let responder = Responder::new(Box::new(Panicking), Cancellation::default());
-        self.served.statistics.enter_queue();
-        let entry = Entry { request: request.finish(), responder, queued_at: clock::now(), deadline: None, delayed_from: None };
+        self.served.statistics.enter_queue(1);
+        let entry = Entry {
+            request: request.finish(),
+            responder,
+            queued_at: clock::now(),
+            level: 1,
+            deadline: None,
+            delayed_from: None,
+            stand_in: None,
+        };
         assert!(self.pool.try_submit(Batch::single(entry, 1)).is_ok(), "the queue of batches is full");
     }
 
@@ -121,6 +159,11 @@ impl TestModel {
     /// Its instances.
     pub(super) fn pool(&self) -> &InstancePool {
         &self.pool
+    }
+
+    /// Its devices.
+    pub(super) fn devices(&self) -> &Devices {
+        &self.devices
     }
 
     /// Lets all go: the instances end when they have nothing left to do.
@@ -177,6 +220,7 @@ impl TestRequest<'_> {
             cost: 1,
             received_at: clock::now(),
             deadline: None,
+            timeline: None,
         }
     }
 }

@@ -270,3 +270,78 @@ fn a_panic_of_who_takes_the_answer_leaves_the_instance_at_work() {
     assert_eq!(made.load(Ordering::Acquire), 1, "the model itself has not panicked");
     assert_eq!(model.counts().success.count, 6);
 }
+
+#[test]
+fn a_batch_can_be_meant_for_one_instance() {
+    // Each instance answers with its number, and holds on until its client leaves.
+    struct Numbered;
+    struct NumberedInstance(i32);
+    impl Backend for Numbered {
+        fn instantiate(&self, slot: &InstanceSlot) -> Result<Box<dyn ModelInstance>, LoadError> {
+            Ok(Box::new(NumberedInstance(i32::try_from(slot.ordinal).unwrap())))
+        }
+    }
+    impl ModelInstance for NumberedInstance {
+        fn execute(&mut self, execution: &mut Execution) -> Result<(), ExecuteError> {
+            execution.set_output(0, int32(&[1, 1], &[self.0]));
+            Ok(())
+        }
+    }
+    let backend: Arc<dyn Backend> = Arc::new(Numbered);
+    let text = format!("{CONFIG} instance_group {{ count: 3 kind: KIND_CPU }}");
+    let model = TestModel::over(served(&text, 1, Path::new(".")), &backend).unwrap();
+    let asked: Vec<(usize, Asked)> = (0..12)
+        .map(|round| (round % 3, model.ask_instance(round % 3, model.request().input("A", int32(&[1, 1], &[0])))))
+        .collect();
+    for (instance, asked) in asked {
+        assert_eq!(asked.script(), [format!("X=[1,1]{instance}*")]);
+    }
+}
+
+#[test]
+fn an_instance_that_is_broken_answers_what_is_meant_for_it() {
+    let two = format!("{CONFIG} instance_group {{ count: 2 kind: KIND_CPU }}");
+    let (model, _) = scripted(&two, panics_below_zero, 2);
+    let request = |value: i32| model.request().input("A", int32(&[1, 1], &[value]));
+    assert_eq!(model.ask_instance(1, request(-1)).refusal(), "model 'm' panicked while executing: below zero at request 0");
+    let expected = "model 'm' has no working instance: model 'm': no more instances";
+    assert_eq!(model.ask_instance(1, request(1)).refusal(), expected);
+    assert_eq!(model.ask_instance(0, request(2)).script(), ["X=[1,1]2*"]);
+    assert!(model.pool().failure().is_none());
+}
+
+#[test]
+fn a_request_that_lapses_before_an_instance_is_free_leaves_the_rest_of_its_batch() {
+    let (model, _) = scripted(
+        CONFIG,
+        |execution| {
+            let input = execution.request(0).inputs[0].clone().unwrap();
+            if input.bytes()[0] == 1 {
+                execution.cancellation(0).wait(std::time::Duration::from_secs(3000));
+            }
+            execution.set_output(0, execution.gathered(0)?.unwrap());
+            Ok(())
+        },
+        1,
+    );
+    let first = ask(&model, &[&[1]]);
+    model.wait_until_taken();
+    let now = crate::clock::now();
+    let request = |value: i32| model.request().input("A", int32(&[1, 1], &[value]));
+    let later = now.plus(std::time::Duration::from_secs(3000));
+    let second = model.run_by(vec![(request(2), Some(now)), (request(3), Some(later)), (request(4), None)]);
+    let third = model.run_by(vec![(request(5), Some(now))]);
+    assert_eq!(model.pool().next_lapse(), Some(now));
+    model.pool().expire(now);
+    // The instance still runs: these are answered while it does.
+    assert_eq!(second[0].single(), Err(Box::new(InferError::Expired)));
+    assert_eq!(third[0].single(), Err(Box::new(InferError::Expired)));
+    assert_eq!((model.pool().waiting(), model.pool().in_flight()), (1, 2));
+    assert_eq!(model.pool().next_lapse(), Some(later));
+    second[1].cancellation.cancel();
+    model.pool().sweep(now);
+    assert_eq!(second[1].single(), Err(Box::new(InferError::Cancelled)));
+    first[0].cancellation.cancel();
+    assert_eq!(second[2].script(), ["X=[1,1]4*"]);
+    assert_eq!(model.counts().failures[..2], [2, 1]);
+}

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::batch::Batch;
 use crate::clock;
-use crate::config::{WarmupInput, WarmupSample, WarmupSource};
+use crate::config::{ModelConfig, Scheduling, Signal, WarmupInput, WarmupSample, WarmupSource};
 use crate::error::{InferError, LoadError};
 use crate::request::{
     BatchKey, Cancellation, Delivery, Entry, Parameters, RequestOptions, Responder, ResponseSink, ValidRequest,
@@ -45,13 +45,24 @@ fn run_once(
     for _ in 0..if batching { sample.batch_rows } else { 1 } {
         let sink = Box::new(FirstError(Arc::clone(&first_error)));
         let responder = Responder::new(sink, Cancellation::default());
-        batch.push(Entry { request: request.clone(), responder, queued_at: clock::now(), deadline: None, delayed_from: None }, 1);
+        batch.push(
+            Entry {
+                request: request.clone(),
+                responder,
+                queued_at: clock::now(),
+                level: 1,
+                deadline: None,
+                delayed_from: None,
+                stand_in: None,
+            },
+            1,
+        );
     }
     // Statistics of their own, which nobody reads, keep warmup out of the model's counts.
     let uncounted = ServedVersion { statistics: Arc::default(), ..served.as_ref().clone() };
     let mut execution = Execution::start(Arc::new(uncounted), batch);
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| instance.execute(&mut execution)));
-    let result = caught.map_err(|panic| failed(format!("the model panicked: {}", super::pool::panic_message(panic.as_ref()))))?;
+    let result = caught.map_err(|panic| failed(format!("the model panicked: {}", super::panic_message(panic.as_ref()))))?;
     execution.finish(result);
     let error: Option<InferError> = first_error.lock().unwrap_or_else(PoisonError::into_inner).take();
     error.map_or(Ok(()), |error| Err(failed(error.to_string())))
@@ -91,6 +102,7 @@ fn request(served: &ServedVersion, sample: &WarmupSample) -> Result<ValidRequest
             .ok_or_else(|| failed(format!("input '{}' has the wrong number of bytes for shape {}", input.name, input.shape)))?;
         inputs[index] = Some(tensor);
     }
+    fill(config, &mut inputs);
     for (spec, input) in config.inputs.iter().zip(&inputs) {
         if input.is_none() && !spec.optional {
             return Err(failed(format!("input '{}' is missing", spec.name)));
@@ -107,7 +119,31 @@ fn request(served: &ServedVersion, sample: &WarmupSample) -> Result<ValidRequest
         cost: 1,
         received_at: clock::now(),
         deadline: None,
+        timeline: None,
     })
+}
+
+/// Fills in what the server gives a model with each request, where the sample does not: it is a sequence of one.
+fn fill(config: &ModelConfig, inputs: &mut [Option<Tensor>]) {
+    let Scheduling::Sequence(sequence) = &config.scheduling else {
+        return;
+    };
+    let batching = config.max_batch_rows.is_some();
+    let one = || Shape::new(if batching { vec![1, 1] } else { vec![1] });
+    for control in &sequence.controls {
+        let filled = match &control.signal {
+            Signal::Start(flag) | Signal::Ready(flag) | Signal::End(flag) => {
+                Tensor::new(flag.datatype, one(), flag.values[1].clone())
+            }
+            Signal::CorrelationId(datatype) => Tensor::zeros(*datatype, one()),
+        };
+        let slot = &mut inputs[control.input];
+        *slot = slot.take().or(filled);
+    }
+    for state in &sequence.states {
+        let slot = &mut inputs[state.input];
+        *slot = slot.take().or_else(|| state.first(config.inputs[state.input].datatype, batching));
+    }
 }
 
 fn contents(served: &ServedVersion, input: &WarmupInput) -> Result<Bytes, String> {

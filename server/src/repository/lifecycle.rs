@@ -340,6 +340,12 @@ impl Repository {
         })
     }
 
+    /// Has every scheduler start what it holds back. Called when no new requests are taken: those that wait for more to
+    /// come would wait in vain.
+    pub fn release(&self) {
+        self.table.load().handles().for_each(crate::scheduler::ModelHandle::release);
+    }
+
     /// Takes every model out of service for good, and waits until the last of their requests is answered.
     pub async fn shutdown(&self) {
         self.exiting.store(true, Ordering::Release);

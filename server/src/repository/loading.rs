@@ -1,6 +1,7 @@
 //! Opening the versions of a model, on blocking threads of which only so many run at a time.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -11,10 +12,12 @@ use tokio::task::JoinHandle;
 use crate::clock;
 use crate::config::{BackendKind, Composing, EnsembleGraph, InstanceKind, ModelConfig, Scheduling};
 use crate::error::{ConfigError, ConfigProblem, EnsembleProblem, InferError, LoadError};
+use crate::instance::device::{Devices, SharedDevice};
 use crate::instance::{Backend, InstancePool, InstanceSlot, ModelInstance, ServedVersion, open_backend};
-use crate::observe::statistics::ModelStatistics;
+use crate::observe::statistics::{Extent, ModelStatistics};
 use crate::request::VersionChoice;
 use crate::scheduler::ensemble::EnsembleScheduler;
+use crate::scheduler::reuse::ResponseCache;
 use crate::scheduler::{ComposingModels, ModelHandle};
 
 use super::Repository;
@@ -37,6 +40,17 @@ pub(super) struct Opened {
     pub(super) statistics: Arc<ModelStatistics>,
     pub(super) live: Live,
     pub(super) load_seconds: f64,
+}
+
+/// What the statistics of a model's version count.
+fn extent(config: &ModelConfig) -> Extent {
+    let instances = config.instance_groups.iter().map(|group| group.count).fold(0, usize::saturating_add);
+    Extent {
+        levels: config.priority_levels(),
+        instances: if config.backend == BackendKind::Ensemble { 0 } else { instances },
+        max_rows: config.max_batch_rows.map(NonZeroUsize::get),
+        first_response_bounds: config.first_response_bounds.clone(),
+    }
 }
 
 /// Held by everything that keeps a version open; dropped last, it reports that the version is gone.
@@ -68,6 +82,10 @@ impl Backend for WatchedBackend {
     fn instantiate(&self, slot: &InstanceSlot) -> Result<Box<dyn ModelInstance>, LoadError> {
         self.backend.instantiate(slot)
     }
+
+    fn device(&self, slot: &InstanceSlot) -> Option<SharedDevice> {
+        self.backend.device(slot)
+    }
 }
 
 /// The way from an ensemble to its models. It does not keep the repository alive. The ensemble and every
@@ -96,6 +114,12 @@ impl Repository {
     /// # Errors
     /// The versions that could not be opened, each with its reason; those that could are closed again.
     pub(super) async fn open(&self, definition: &Arc<Definition>, failures: &BTreeMap<String, String>) -> OpenResult {
+        if definition.config.reuse.response_cache && self.cache.is_none() {
+            tracing::warn!(
+                model = %definition.config.name,
+                "response_cache is enabled, but the server has no cache; served without (--cache-config local,size=BYTES)"
+            );
+        }
         if definition.config.backend == BackendKind::Ensemble {
             return self.open_ensemble(definition, failures);
         }
@@ -103,11 +127,13 @@ impl Repository {
         for version in definition.versions.keys() {
             let blank = self.blank(definition, *version);
             let permits = Arc::clone(&self.permits);
+            let devices = Arc::clone(&self.devices);
+            let cache = self.cache.clone();
             let this = self.this.clone();
             tasks.push((
                 *version,
                 tokio::spawn(async move {
-                    let opened = open_instances(blank, permits).await?;
+                    let opened = open_instances(blank, permits, devices, cache).await?;
                     if let Some(instances) = &opened.live.instances {
                         // Readiness depends on it, so whoever watches that must look again.
                         instances.on_failure(move || this.upgrade().iter().for_each(|repository| repository.announce()));
@@ -131,7 +157,7 @@ impl Repository {
         let served = ServedVersion {
             config: Arc::clone(&definition.config),
             version,
-            statistics: Arc::default(),
+            statistics: Arc::new(ModelStatistics::new(&extent(&definition.config), &self.options.metrics)),
             model_directory: definition.directory.clone(),
             version_directory: definition.versions.get(&version).cloned().unwrap_or_default(),
         };
@@ -167,11 +193,12 @@ impl Repository {
         let started = clock::now();
         let config = self.check_ensemble(&definition.config, failures).map_err(ConfigProblem::from)?;
         let generation = self.next_number();
-        let statistics: Arc<ModelStatistics> = Arc::default();
+        let statistics = Arc::new(ModelStatistics::new(&extent(&config), &self.options.metrics));
         let farewell = self.farewell(definition, version, generation);
         let composers = Arc::new(Composers { repository: self.this.clone(), _farewell: farewell });
         let scheduler = EnsembleScheduler::new(Arc::clone(&config), version, Arc::clone(&statistics), composers)?;
         let handle = ModelHandle::new(Arc::clone(&config), version, Arc::clone(&statistics), scheduler);
+        let handle = handle.with_cache(self.cache.as_ref());
         let live = Live { handle: Arc::new(handle), instances: None };
         Ok(Opened { generation, config, statistics, live, load_seconds: clock::now().since(started).as_secs_f64() })
     }
@@ -234,7 +261,12 @@ impl Repository {
 }
 
 /// Opens the backend and starts the instances on a blocking thread, then the scheduler on the runtime.
-async fn open_instances(blank: Blank, permits: Arc<tokio::sync::Semaphore>) -> Result<Opened, LoadError> {
+async fn open_instances(
+    blank: Blank,
+    permits: Arc<tokio::sync::Semaphore>,
+    devices: Arc<Devices>,
+    cache: Option<Arc<ResponseCache>>,
+) -> Result<Opened, LoadError> {
     let Blank { served, generation, farewell } = blank;
     let gone = |reason: &str| LoadError::Thread { model: served.config.name.to_string(), reason: reason.to_owned() };
     let permit = permits.acquire_owned().await.map_err(|_| gone("the server is ending"))?;
@@ -244,7 +276,7 @@ async fn open_instances(blank: Blank, permits: Arc<tokio::sync::Semaphore>) -> R
         let _permit = permit;
         let backend = open_backend(&for_thread)?;
         let watched: Arc<dyn Backend> = Arc::new(WatchedBackend { backend, _farewell: farewell });
-        InstancePool::start(Arc::clone(&for_thread), &watched, queue_batches(&for_thread.config))
+        InstancePool::start(Arc::clone(&for_thread), &watched, queue_batches(&for_thread.config), &devices)
     });
     let instances = task.await.map_err(|error| {
         let message = error.try_into_panic().ok().and_then(|panic| {
@@ -256,6 +288,7 @@ async fn open_instances(blank: Blank, permits: Arc<tokio::sync::Semaphore>) -> R
     let config = Arc::clone(&served.config);
     let statistics = Arc::clone(&served.statistics);
     let handle = ModelHandle::over_instances(Arc::clone(&config), served.version, Arc::clone(&statistics), instances.clone());
+    let handle = handle.with_cache(cache.as_ref());
     let live = Live { handle: Arc::new(handle), instances: Some(instances) };
     Ok(Opened { generation, config, statistics, live, load_seconds: clock::now().since(started).as_secs_f64() })
 }
@@ -288,7 +321,7 @@ fn queue_batches(config: &ModelConfig) -> usize {
             }
             entries.min(MAX_QUEUE_BATCHES)
         }
-        Scheduling::Dynamic(_) | Scheduling::Ensemble(_) => {
+        Scheduling::Dynamic(_) | Scheduling::Sequence(_) | Scheduling::Ensemble(_) => {
             let instances: usize = config.instance_groups.iter().map(|group| group.count).sum();
             instances.saturating_mul(2).max(1)
         }

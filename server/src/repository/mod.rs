@@ -7,7 +7,7 @@
 //! **Invariant:** the lock on the records is never held while a model is opened, dropped or called.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -16,10 +16,16 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
 
+use crate::clock;
 use crate::error::{ControlError, InferError};
-use crate::observe::metrics;
+use crate::instance::device::{DeviceOptions, DeviceUsage, Devices};
+use crate::observe::busy::BusyShare;
+use crate::observe::host::HostReading;
+use crate::observe::metrics::{self, DeviceSeries, Page};
+use crate::observe::options::MetricsOptions;
 use crate::observe::statistics::ModelStatistics;
 use crate::request::VersionChoice;
+use crate::scheduler::reuse::ResponseCache;
 use crate::scheduler::{ComposingModels, ModelHandle};
 
 mod definition;
@@ -69,6 +75,12 @@ pub struct RepositoryOptions {
     pub config_name: Option<String>,
     /// Whether what a configuration leaves out is filled in from the model's files.
     pub auto_complete: bool,
+    /// What is recorded for the metrics page, and shown there.
+    pub metrics: MetricsOptions,
+    /// How models share devices.
+    pub devices: DeviceOptions,
+    /// Bytes of the response cache of all models; without it there is none.
+    pub response_cache_bytes: Option<NonZeroU64>,
 }
 
 impl RepositoryOptions {
@@ -83,6 +95,9 @@ impl RepositoryOptions {
             strict_readiness: true,
             config_name: None,
             auto_complete: true,
+            metrics: MetricsOptions::default(),
+            devices: DeviceOptions::default(),
+            response_cache_bytes: None,
         }
     }
 }
@@ -131,6 +146,11 @@ pub struct Repository {
     records: Mutex<Records>,
     gates: Gates,
     permits: Arc<Semaphore>,
+    /// What the instances of all models share.
+    devices: Arc<Devices>,
+    /// How busy each device was of late.
+    device_shares: Mutex<BTreeMap<Arc<str>, BusyShare>>,
+    cache: Option<Arc<ResponseCache>>,
     /// Gives each version that is opened, and each override, a number of its own.
     numbers: AtomicU64,
     /// Versions that are open, serving or not.
@@ -147,6 +167,9 @@ impl Repository {
     pub fn new(options: RepositoryOptions) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             permits: Arc::new(Semaphore::new(options.load_threads.get())),
+            devices: Arc::new(Devices::new(options.devices.clone())),
+            device_shares: Mutex::default(),
+            cache: options.response_cache_bytes.map(|size| Arc::new(ResponseCache::new(size))),
             reading: Reading {
                 roots: scan::distinct(&options.roots),
                 config_name: options.config_name.clone(),
@@ -188,6 +211,11 @@ impl Repository {
         self.table.load().is_working(model, version)
     }
 
+    /// How much each device that models share has been used.
+    pub fn device_usage(&self) -> Vec<DeviceUsage> {
+        self.devices.usage()
+    }
+
     /// Whether [`Repository::load_startup`] has ended, well or not.
     pub fn is_startup_done(&self) -> bool {
         self.startup_done.load(Ordering::Acquire)
@@ -217,10 +245,38 @@ impl Repository {
         self.table.load().statistics(model, version)
     }
 
-    /// The counters of every version, loaded or not, as a Prometheus page.
-    pub fn render_metrics(&self) -> String {
-        let series = self.lock().series();
-        metrics::render(&series)
+    /// The counters of every version, loaded or not, as a Prometheus page, together with what is known of the machine.
+    pub fn render_metrics(&self, host: &HostReading, requests_in_flight: u64) -> String {
+        let now = clock::now();
+        let (models, devices) = (self.lock().series(now), self.device_series());
+        let options = &self.options.metrics;
+        metrics::render(&Page { models: &models, host, options, devices: &devices, requests_in_flight, now })
+    }
+
+    fn device_series(&self) -> Vec<DeviceSeries> {
+        let shares = self.device_shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let series = |usage: DeviceUsage| DeviceSeries {
+            name: usage.name.to_string(),
+            slots: usage.slots,
+            busy: usage.busy,
+            share: shares.get(&usage.name).copied().unwrap_or_default().share(),
+            executions: usage.executions,
+            by_model: usage.by_model.iter().map(|model| (model.model.to_string(), model.version, model.busy)).collect(),
+        };
+        self.devices.usage().into_iter().map(series).collect()
+    }
+
+    /// Looks at how loaded every model and every device is. Call it every few seconds.
+    pub fn measure_load(&self) {
+        let serving = self.lock().serving();
+        let now = clock::now();
+        serving.iter().for_each(|statistics| statistics.measure_load(now));
+        let usage = self.devices.usage();
+        let mut shares = self.device_shares.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.retain(|name, _| usage.iter().any(|device| device.name == *name));
+        for device in usage {
+            shares.entry(device.name).or_default().look(now, device.busy, device.slots);
+        }
     }
 
     fn next_number(&self) -> u64 {

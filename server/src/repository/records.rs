@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::clock::Timestamp;
 use crate::config::ModelConfig;
 use crate::observe::metrics::Series;
 use crate::observe::statistics::ModelStatistics;
@@ -228,8 +229,14 @@ impl Records {
         Table { models: models.collect() }
     }
 
+    /// The statistics of every version that serves.
+    pub(super) fn serving(&self) -> Vec<Arc<ModelStatistics>> {
+        let versions = self.models.values().flat_map(|record| record.versions.values());
+        versions.filter(|known| known.live.is_some()).map(|known| Arc::clone(&known.statistics)).collect()
+    }
+
     /// Every version, for the metrics page.
-    pub(super) fn series(&self) -> Vec<Series> {
+    pub(super) fn series(&self, now: Timestamp) -> Vec<Series> {
         let versions = self
             .models
             .iter()
@@ -239,10 +246,13 @@ impl Records {
                 model: name.clone(),
                 version: *version,
                 tags: known.config.metric_tags.clone(),
-                counts: known.statistics.snapshot(),
-                pending: known.statistics.pending(),
+                recorded: known.statistics.recorded(),
+                pending: known.statistics.pending_by_level().collect(),
+                busy: known.statistics.busy_times(now),
+                load: known.statistics.load(),
                 load_seconds: known.load_seconds,
                 is_loaded: known.live.is_some(),
+                is_cached: known.live.as_ref().is_some_and(|live| live.handle.is_cached()),
             })
             .collect()
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::config::RateLimiter;
 use crate::error::{ConfigProblem, ControlError, EnsembleProblem, LoadError};
 
 use super::Repository;
@@ -158,6 +159,27 @@ impl Repository {
         ticket
     }
 
+    fn log_loaded(&self, model: &str, version: u64, opened: &Opened) {
+        for field in &opened.config.warnings {
+            tracing::warn!(model, version, field, "the configuration sets a field that has no effect here");
+        }
+        if !self.devices.limits_rates() {
+            for (index, group) in opened.config.instance_groups.iter().enumerate() {
+                if group.rate_limiter != RateLimiter::default() {
+                    let field = format!("instance_group[{index}].rate_limiter");
+                    tracing::warn!(
+                        model,
+                        version,
+                        field,
+                        "the configuration sets a field that only counts with --rate-limit execution_count"
+                    );
+                }
+            }
+        }
+        let seconds = (opened.load_seconds * 1000.0).round() / 1000.0;
+        tracing::info!(model, version, seconds, device = device(&opened.config), "loaded");
+    }
+
     /// Makes the new versions serve in place of the old ones, in one store.
     fn swap(
         &self,
@@ -168,7 +190,7 @@ impl Repository {
     ) -> Result<Outcome, Vec<(u64, String)>> {
         let name = Arc::clone(&definition.config.name);
         for (version, opened) in &opened {
-            log_loaded(&name, *version, opened);
+            self.log_loaded(&name, *version, opened);
         }
         // What is refused leaves the closure and is dropped where the lock is free.
         let refused = self.change(|records| {
@@ -284,12 +306,4 @@ fn refusal(name: &str, error: LoadError) -> ControlError {
         }
         _ => version_failure(name, &[(1, error.to_string())]),
     }
-}
-
-fn log_loaded(model: &str, version: u64, opened: &Opened) {
-    for field in &opened.config.warnings {
-        tracing::warn!(model, version, field, "the configuration sets a field that has no effect here");
-    }
-    let seconds = (opened.load_seconds * 1000.0).round() / 1000.0;
-    tracing::info!(model, version, seconds, device = device(&opened.config), "loaded");
 }

@@ -58,6 +58,11 @@ impl Table {
         self.live(model, version).map(|live| Arc::clone(&live.handle))
     }
 
+    /// The handles of all versions that take requests.
+    pub(super) fn handles(&self) -> impl Iterator<Item = &ModelHandle> {
+        self.models.values().flat_map(|model| model.versions.values()).flatten().map(|live| live.handle.as_ref())
+    }
+
     fn live(&self, model: &str, version: VersionChoice) -> Result<&Live, InferError> {
         let name = || model.to_owned();
         let known = self.known(model)?;

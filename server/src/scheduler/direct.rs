@@ -28,10 +28,10 @@ impl Scheduler for DirectScheduler {
     fn enqueue(&self, group: Vec<Entry>) {
         for entry in group {
             let rows = entry.request.rows;
-            self.statistics.enter_queue();
+            self.statistics.enter_queue(entry.level);
             if let Err(batch) = self.instances.try_submit(Batch::single(entry, rows)) {
                 for member in batch {
-                    self.statistics.leave_queue(1);
+                    self.statistics.leave_queue(member.item.level, 1);
                     let error = member.item.queue_full();
                     self.statistics.refuse(member.item, error, Stage::Admission, clock::now());
                 }

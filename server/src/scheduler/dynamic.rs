@@ -1,26 +1,24 @@
 //! The task that drives a model's dynamic batcher.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
-
-use crate::batch::Batch;
 use crate::clock::{self, Timestamp};
 use crate::config::DynamicBatching;
-use crate::error::InferError;
+use crate::error::{InferError, RequestTag};
 use crate::instance::InstancePool;
+use crate::instance::device::{Claim, DevicePermit};
 use crate::observe::statistics::{ModelStatistics, Stage};
 use crate::request::Entry;
 
 use super::Scheduler;
-use super::batcher::{DynamicBatcher, Room};
-use super::queue::Waiting;
+use super::batcher::{DynamicBatcher, Ran};
+use super::drive::{Note, Surroundings, Task};
+use super::driver::{Action, Driver, Reason};
+use super::mailbox::{Mailbox, Unposted};
+use super::queue::{Lapse, Refusal, Waiting};
+use super::timer::{Alarm, Timer};
 
-/// Entries taken from the channel at a time, so that a flood of arrivals does not keep batches from starting.
-const ARRIVALS_PER_TURN: usize = 256;
-
-/// Most entries on their way to the task, whatever the levels allow: a limit of the channel itself.
+/// Most entries on their way to the task, whatever the levels allow.
 const MAX_TRANSIT: usize = 1 << 20;
 
 /// Variable of the environment that holds every dynamic batcher until so many requests wait: Triton's, for
@@ -39,143 +37,191 @@ fn held_entries() -> usize {
 
 /// Handle on the task: it passes entries on.
 pub struct DynamicScheduler {
-    sender: mpsc::Sender<Entry>,
+    mailbox: Arc<Mailbox<Entry, Note<DevicePermit>>>,
     statistics: Arc<ModelStatistics>,
 }
 
-/// The task: the only owner of the batcher, so there is no lock.
-struct Task {
-    batcher: DynamicBatcher<Entry>,
+/// What is around the task: the model's instances and its device.
+struct Model {
     instances: InstancePool,
     statistics: Arc<ModelStatistics>,
-    receiver: mpsc::Receiver<Entry>,
-    idle: Arc<Notify>,
-    preserve_ordering: bool,
+    mailbox: Arc<Mailbox<Entry, Note<DevicePermit>>>,
+    alarm: Alarm,
+    /// The question for the device, while it waits for an answer.
+    claim: Option<Claim>,
+    permit: Option<DevicePermit>,
 }
+
+/// Answers whoever is left when the task ends.
+struct Ending(Task<Model>);
 
 impl DynamicScheduler {
     /// Starts the task on the current tokio runtime. It ends when the handle is dropped and all that
     /// waited has run.
     pub fn start(policy: DynamicBatching, instances: InstancePool, statistics: Arc<ModelStatistics>) -> Self {
-        // The channel only passes entries on; the bounds that clients meet are those of the levels.
+        // The mailbox only passes entries on; the bounds that clients meet are those of the levels.
         let capacity = policy.policies.iter().map(|level| level.max_entries.get()).fold(0, usize::saturating_add);
-        let (sender, receiver) = mpsc::channel(capacity.clamp(1, MAX_TRANSIT));
-        let idle = Arc::new(Notify::new());
-        let notify = Arc::clone(&idle);
-        instances.on_done(move |_| notify.notify_one());
-        let task = Task {
-            preserve_ordering: policy.preserve_ordering,
-            batcher: DynamicBatcher::new(policy).held_until(held_entries()),
+        // As many batches are in flight at once as run and wait behind the running ones, and a turn on the device may
+        // come together with one that was meant for a question taken back.
+        let mailbox = Mailbox::new(capacity.clamp(1, MAX_TRANSIT), 2 * instances.instances() + 2);
+        let notes = Arc::clone(&mailbox);
+        instances.on_done(move |done| {
+            let took = done.ended_at.since(done.started_at);
+            let ran = (done.rows > 0).then_some(Ran { rows: done.rows, cost: done.origin.cost, took });
+            tell(&notes, Note::Done { batch: done.origin.id, ran });
+        });
+        let preserve_ordering = policy.preserve_ordering;
+        let batcher = DynamicBatcher::new(policy, instances.instances()).held_until(held_entries());
+        let driver = Driver::new(batcher, instances.instances(), preserve_ordering, instances.seat().is_some());
+        let model = Model {
             instances,
             statistics: Arc::clone(&statistics),
-            receiver,
-            idle,
+            mailbox: Arc::clone(&mailbox),
+            alarm: Timer::shared().alarm(Arc::clone(&mailbox) as _),
+            claim: None,
+            permit: None,
         };
-        tokio::spawn(task.run());
-        Self { sender, statistics }
+        let mut ending = Ending(Task::new(driver, Arc::clone(&mailbox), model));
+        tokio::spawn(async move { ending.0.run().await });
+        Self { mailbox, statistics }
+    }
+}
+
+fn tell(mailbox: &Mailbox<Entry, Note<DevicePermit>>, note: Note<DevicePermit>) {
+    if let Err(note) = mailbox.note(note) {
+        tracing::error!(?note, "a scheduler was told of more than it asked for");
     }
 }
 
 impl Scheduler for DynamicScheduler {
     fn enqueue(&self, group: Vec<Entry>) {
         for entry in group {
-            self.statistics.enter_queue();
-            if let Err(error) = self.sender.try_send(entry) {
-                self.statistics.leave_queue(1);
-                let (entry, stopped) = match error {
-                    mpsc::error::TrySendError::Full(entry) => (entry, false),
-                    mpsc::error::TrySendError::Closed(entry) => (entry, true),
+            self.statistics.enter_queue(entry.level);
+            if let Err(unposted) = self.mailbox.post(entry) {
+                let (entry, error) = match unposted {
+                    Unposted::Full(entry) => {
+                        let error = entry.queue_full();
+                        (entry, error)
+                    }
+                    Unposted::Closed(entry) => (entry, InferError::SchedulerStopped),
                 };
-                let error = if stopped { InferError::SchedulerStopped } else { entry.queue_full() };
-                self.statistics.refuse(entry, error, Stage::Admission, clock::now());
+                refuse(&self.statistics, entry, error, Stage::Admission, clock::now());
             }
+        }
+    }
+
+    fn release(&self) {
+        self.mailbox.release();
+    }
+}
+
+impl Drop for DynamicScheduler {
+    fn drop(&mut self) {
+        self.mailbox.close();
+    }
+}
+
+impl Surroundings for Model {
+    type Item = Entry;
+    type Permit = DevicePermit;
+
+    fn now(&mut self) -> Timestamp {
+        clock::now()
+    }
+
+    fn waiting(&self, entry: Entry) -> (u64, Waiting<Entry>) {
+        let waiting = Waiting {
+            rows: entry.request.rows,
+            cost: entry.request.cost,
+            key: entry.request.batch_key.clone(),
+            queued_at: entry.queued_at,
+            start_by: entry.deadline,
+            finish_by: entry.request.deadline,
+            delayed_from: entry.delayed_from,
+            item: entry,
+        };
+        (waiting.item.request.options.priority, waiting)
+    }
+
+    fn is_gone(entry: &Entry) -> bool {
+        entry.responder.cancellation().is_cancelled()
+    }
+
+    fn perform(&mut self, action: Action<Entry>, now: Timestamp) -> Option<u64> {
+        match action {
+            Action::Submit(batch) => {
+                // The driver submits no more than the queue before the instances holds.
+                let batch = self.instances.try_submit_with(self.permit.take(), batch).err()?;
+                let id = batch.origin.id;
+                for member in batch {
+                    refuse(&self.statistics, member.item, InferError::SchedulerStopped, Stage::Queue, now);
+                }
+                return Some(id);
+            }
+            Action::Refuse(entry, reason) => {
+                let (error, stage) = error_for(&entry, reason);
+                refuse(&self.statistics, entry, error, stage, now);
+            }
+            Action::Ask => {
+                let mailbox = Arc::clone(&self.mailbox);
+                let told = move |permit| tell(&mailbox, Note::Seat(permit));
+                self.claim = self.instances.seat().map(|seat| seat.request(told));
+            }
+            Action::Leave => (self.claim, self.permit) = (None, None),
+        }
+        None
+    }
+
+    fn seat(&mut self, permit: DevicePermit) {
+        (self.claim, self.permit) = (None, Some(permit));
+    }
+
+    fn expire(&mut self, now: Timestamp) {
+        self.instances.expire(now);
+    }
+
+    fn next_lapse(&self) -> Option<Timestamp> {
+        self.instances.next_lapse()
+    }
+
+    fn wake_by(&mut self, at: Timestamp, now: Timestamp) {
+        self.alarm.ring_by(at, now);
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let Task { mailbox, post, surroundings: model, .. } = &mut self.0;
+        // A task that panicked leaves a model behind that must not take requests: nobody would answer them.
+        if std::thread::panicking() {
+            model.instances.fail("its scheduler panicked");
+        }
+        mailbox.close();
+        let now = clock::now();
+        for _ in 0..2 {
+            // What it had taken, and what still lies there.
+            for entry in std::mem::take(&mut post.arrivals) {
+                refuse(&model.statistics, entry, InferError::SchedulerStopped, Stage::Queue, now);
+            }
+            mailbox.take(post);
         }
     }
 }
 
-impl Task {
-    async fn run(mut self) {
-        let mut arrivals = Vec::with_capacity(ARRIVALS_PER_TURN);
-        let mut open = true;
-        while open || !self.batcher.is_empty() {
-            let wakeup = self.batcher.next_wakeup(self.room());
-            tokio::select! {
-                received = self.receiver.recv_many(&mut arrivals, ARRIVALS_PER_TURN), if open => open = received > 0,
-                () = self.idle.notified() => {}
-                () = sleep_until(wakeup), if wakeup.is_some() => {}
-            }
-            self.accept(&mut arrivals);
-            if !open {
-                // Nobody comes any more: what is held back would wait for ever.
-                self.batcher.release();
-            }
-            self.dispatch();
-        }
-    }
-
-    fn accept(&mut self, arrivals: &mut Vec<Entry>) {
-        for entry in arrivals.drain(..) {
-            let priority = entry.request.options.priority;
-            let deadline = entry.deadline.or(entry.delayed_from);
-            let waiting = Waiting {
-                rows: entry.request.rows,
-                key: entry.request.batch_key.clone(),
-                queued_at: entry.queued_at,
-                deadline,
-                item: entry,
-            };
-            if let Err(entry) = self.batcher.push(priority, waiting) {
-                self.statistics.leave_queue(1);
-                let error = entry.queue_full();
-                self.statistics.refuse(entry, error, Stage::Admission, clock::now());
-            }
-        }
-    }
-
-    fn dispatch(&mut self) {
-        let now = clock::now();
-        for entry in self.batcher.expire(now) {
-            self.statistics.leave_queue(1);
-            self.statistics.refuse(entry, InferError::Expired, Stage::Queue, now);
-        }
-        let mut gone = Vec::new();
-        let is_gone = |entry: &Entry| entry.responder.cancellation().is_cancelled();
-        while let Some(batch) = self.batcher.poll(now, self.room(), is_gone, &mut gone) {
-            if let Err(batch) = self.instances.try_submit(batch) {
-                // `room` said there was a place; a pool that has none is one whose instances are gone.
-                self.refuse_batch(batch);
-            }
-        }
-        for entry in gone {
-            self.statistics.leave_queue(1);
-            self.statistics.refuse(entry, InferError::Cancelled, Stage::Queue, now);
-        }
-    }
-
-    fn refuse_batch(&self, batch: Batch<Entry>) {
-        let now = clock::now();
-        for member in batch {
-            self.statistics.leave_queue(1);
-            self.statistics.refuse(member.item, InferError::SchedulerStopped, Stage::Queue, now);
-        }
-    }
-
-    /// While an instance runs, one batch may be ready behind it. Where answers must keep the order of
-    /// the requests, one batch is under way at a time.
-    fn room(&self) -> Room {
-        let (in_flight, instances) = (self.instances.in_flight(), self.instances.instances());
-        if self.preserve_ordering {
-            return if in_flight == 0 { Room::Idle } else { Room::None };
-        }
-        match in_flight {
-            batches if batches < instances => Room::Idle,
-            batches if batches < 2 * instances => Room::Behind,
-            _ => Room::None,
-        }
-    }
+fn refuse(statistics: &ModelStatistics, entry: Entry, error: InferError, stage: Stage, now: Timestamp) {
+    statistics.leave_queue(entry.level, 1);
+    statistics.refuse(entry, error, stage, now);
 }
 
-async fn sleep_until(wakeup: Option<Timestamp>) {
-    let delay = wakeup.map_or(Duration::MAX, |wakeup| wakeup.since(clock::now()));
-    tokio::time::sleep(delay).await;
+/// What its client is told, and where the request was.
+fn error_for(entry: &Entry, reason: Reason) -> (InferError, Stage) {
+    match reason {
+        Reason::Refused(Refusal::Full { retry_after }) => {
+            (InferError::QueueFull { tag: RequestTag(entry.request.id.clone()), retry_after }, Stage::Admission)
+        }
+        Reason::Refused(Refusal::Unreachable { retry_after }) => (InferError::Unreachable { retry_after }, Stage::Admission),
+        Reason::Lapsed(Lapse::Expired) => (InferError::Expired, Stage::Queue),
+        Reason::Lapsed(Lapse::Unreachable) => (InferError::Unreachable { retry_after: None }, Stage::Queue),
+        Reason::Gone => (InferError::Cancelled, Stage::Queue),
+    }
 }

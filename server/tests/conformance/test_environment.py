@@ -1,11 +1,12 @@
 """Variables of the environment that Triton's own tests use."""
 
 import time
+import urllib.request
 
 import pytest
 
 from harness.models import write_identity
-from harness.server import Server
+from harness.server import Server, wait_until
 from harness.wire import outputs_of, request
 
 LIMIT_S = 60
@@ -21,6 +22,21 @@ def test_a_batcher_is_held_until_enough_requests_wait(tmp_path):
             assert outputs_of(call.result())["OUTPUT0"][2].tolist() == [float(index)]
         statistics = server.client().get_inference_statistics("identity").model_stats[0]
         assert {each.batch_size: each.compute_infer.count for each in statistics.batch_stats} == {5: 1}
+
+
+def test_a_held_batcher_is_released_when_the_server_stops(tmp_path):
+    write_identity(tmp_path, "identity", max_batch_size=8, extra="dynamic_batching { }")
+    with Server(tmp_path, env={"TRITONSERVER_DELAY_SCHEDULER": "5"}) as server:
+        stub = server.stub()
+        calls = [stub.ModelInfer.future(request("identity", [("INPUT0", "FP32", [1, 1], [index])], id=str(index)), timeout=LIMIT_S)
+                 for index in range(3)]
+        pending = 'nv_inference_pending_request_count{model="identity",version="1"} 3'
+        metrics = f"http://127.0.0.1:{server.metrics_port}/metrics"
+        wait_until(lambda: pending in urllib.request.urlopen(metrics, timeout=5).read().decode(), "three requests to wait")
+        server.terminate()
+        for index, call in enumerate(calls):
+            assert outputs_of(call.result())["OUTPUT0"][2].tolist() == [float(index)]
+        assert server.wait_exit() == 0
 
 
 @pytest.mark.parametrize("text", ["many", "-1", "1e3"])

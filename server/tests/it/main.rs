@@ -2,5 +2,6 @@
 
 mod cli;
 mod repository;
+mod sim;
 mod tidy;
 mod wire;

@@ -1,15 +1,18 @@
 //! Flags of `alcedo serve`, named as Triton names them where it has them, and what they mean together.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::ServeError;
+use super::metrics_args::{MetricsArgs, Watching};
 use crate::cli::infer::parse_seconds;
 use crate::cli::log::LogArgs;
 use crate::grpc::{GrpcOptions, HeaderForwarding};
+use crate::instance::device::DeviceOptions;
+use crate::instance::device::resources::{ResourceLimit, ResourceLimits};
 use crate::repository::{ControlMode, RepositoryOptions};
 
 /// Largest message that HTTP/2 and protobuf agree on: 2 GiB - 1.
@@ -22,6 +25,8 @@ pub(in crate::cli) struct ServeArgs {
     models: ModelArgs,
     #[command(flatten)]
     listen: ListenArgs,
+    #[command(flatten)]
+    metrics: MetricsArgs,
     #[command(flatten)]
     life: LifeArgs,
     #[command(flatten)]
@@ -50,6 +55,25 @@ struct ModelArgs {
     /// Use configs/NAME.pbtxt of a model in place of its config.pbtxt, where there is one.
     #[arg(long, value_name = "NAME")]
     model_config_name: Option<String>,
+    /// execution_count: an instance runs only while the resources of its rate limiter are free.
+    #[arg(long, value_enum, default_value_t = RateLimit::Off, value_name = "off|execution_count", hide_possible_values = true)]
+    rate_limit: RateLimit,
+    /// How much there is of a rate limiter's resource, on one device or on each; repeatable
+    /// [default: what any one instance needs].
+    #[arg(long, value_name = "NAME:COUNT[:DEVICE]", value_parser = parse_resource)]
+    rate_limit_resource: Vec<ResourceLimit>,
+    /// How many batches of all models a device runs side by side; repeatable [default: cpu=<cores>, others 1].
+    #[arg(long, value_name = "DEVICE=COUNT", value_parser = parse_slots)]
+    device_slots: Vec<(String, NonZeroUsize)>,
+    /// Response cache of the models that ask for one: local,size=BYTES; the only cache is local.
+    #[arg(long, value_name = "CACHE,SETTING=VALUE", value_parser = parse_cache)]
+    cache_config: Vec<NonZeroU64>,
+    /// Older form of --cache-config local,size=BYTES; 0 is none.
+    #[arg(long, value_name = "BYTES", hide = true)]
+    response_cache_byte_size: Option<u64>,
+    /// Where Triton looks for caches; the cache of this server is part of it, so that a warning is all that comes of it.
+    #[arg(long, value_name = "DIR", hide = true)]
+    cache_directory: Option<PathBuf>,
     /// Fill in nothing that a configuration leaves out from the model's files.
     #[arg(long, action = ArgAction::Set, default_value_t = false, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false", hide_possible_values = true)]
     disable_auto_complete_config: bool,
@@ -65,6 +89,52 @@ enum Mode {
     Explicit,
     /// Known only to be refused with a reason.
     Poll,
+}
+
+/// Whether rate limiters count, as written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RateLimit {
+    Off,
+    #[value(name = "execution_count")]
+    ExecutionCount,
+}
+
+/// Parses `local,size=BYTES`.
+fn parse_cache(text: &str) -> Result<NonZeroU64, String> {
+    const EXPECTED: &str = "expected local,size=BYTES";
+    let (cache, setting) = text.split_once(',').unwrap_or((text, ""));
+    match cache {
+        "local" => {}
+        "redis" => return Err(format!("the cache 'redis' is not supported by this server; {EXPECTED}")),
+        other => return Err(format!("there is no cache '{other}'; {EXPECTED}")),
+    }
+    match setting.split_once('=') {
+        Some(("size", bytes)) => bytes.parse().map_err(|_| format!("{EXPECTED}, with a size of at least 1, got '{bytes}'")),
+        Some((other, _)) => Err(format!("the cache 'local' has no setting '{other}'; {EXPECTED}")),
+        None => Err(EXPECTED.to_owned()),
+    }
+}
+
+/// Parses `NAME:COUNT` or `NAME:COUNT:DEVICE`.
+fn parse_resource(text: &str) -> Result<ResourceLimit, String> {
+    let mut parts = text.splitn(3, ':');
+    let (name, count, device) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
+    let count = count.and_then(|count| count.parse().ok());
+    match (name, count, device) {
+        ("", ..) | (_, None, _) | (.., Some("")) => {
+            Err("expected NAME:COUNT or NAME:COUNT:DEVICE, with a count between 0 and 4294967295".to_owned())
+        }
+        (name, Some(count), device) => Ok(ResourceLimit { name: name.to_owned(), count, device: device.map(str::to_owned) }),
+    }
+}
+
+/// Parses `DEVICE=COUNT`.
+fn parse_slots(text: &str) -> Result<(String, NonZeroUsize), String> {
+    let parsed = text.rsplit_once('=').and_then(|(device, count)| Some((device, count.parse().ok()?)));
+    match parsed {
+        Some((device, count)) if !device.is_empty() => Ok((device.to_owned(), count)),
+        _ => Err("expected DEVICE=COUNT, with a count of at least 1".to_owned()),
+    }
 }
 
 #[derive(Args, Clone, Debug)]
@@ -144,6 +214,8 @@ pub(in crate::cli) struct ServerConfig {
     pub(in crate::cli) http: Option<Address>,
     /// Metrics, where they are served.
     pub(in crate::cli) metrics: Option<Address>,
+    /// How metrics come about.
+    pub(in crate::cli) watching: Watching,
     /// Threads that serve connections.
     pub(in crate::cli) threads: Option<NonZeroUsize>,
     /// End when a start-up model fails.
@@ -190,11 +262,42 @@ impl Default for GrpcConfig {
     }
 }
 
+impl ModelArgs {
+    /// The size of the response cache, if there is to be one.
+    ///
+    /// # Errors
+    /// [`ServeError::CacheTwice`].
+    fn response_cache_bytes(&self) -> Result<Option<NonZeroU64>, ServeError> {
+        match (self.cache_config.as_slice(), self.response_cache_byte_size) {
+            ([], None) => Ok(None),
+            ([], Some(bytes)) => Ok(NonZeroU64::new(bytes)),
+            ([bytes], None) => Ok(Some(*bytes)),
+            _ => Err(ServeError::CacheTwice),
+        }
+    }
+
+    fn device_options(&self) -> DeviceOptions {
+        DeviceOptions {
+            slots: self.device_slots.iter().cloned().collect(),
+            limits_rates: self.rate_limit == RateLimit::ExecutionCount,
+            resources: ResourceLimits::new(self.rate_limit_resource.clone()),
+        }
+    }
+}
+
 impl ServeArgs {
+    /// Names the flags that were accepted and do nothing.
+    pub(super) fn warn_unused(&self) {
+        if self.models.cache_directory.is_some() {
+            tracing::warn!("--cache-directory does nothing: the response cache is part of this server");
+        }
+    }
+
     /// What the flags mean together.
     ///
     /// # Errors
-    /// [`ServeError::Poll`], [`ServeError::LoadModelWithoutExplicit`], [`ServeError::NothingServed`].
+    /// [`ServeError::Poll`], [`ServeError::LoadModelWithoutExplicit`], [`ServeError::NothingServed`],
+    /// [`ServeError::CacheTwice`], [`ServeError::Metrics`].
     pub(super) fn server_config(&self) -> Result<ServerConfig, ServeError> {
         let (models, listen, life) = (&self.models, &self.listen, &self.life);
         let control_mode = match models.model_control_mode {
@@ -215,6 +318,9 @@ impl ServeArgs {
             strict_readiness: models.strict_readiness,
             config_name: models.model_config_name.clone(),
             auto_complete: !models.disable_auto_complete_config,
+            metrics: self.metrics.options()?,
+            devices: models.device_options(),
+            response_cache_bytes: models.response_cache_bytes()?,
             ..RepositoryOptions::new(models.model_repository.clone())
         };
         let address = |host: &str, port, flag| Address { host: host.to_owned(), port, flag };
@@ -231,6 +337,7 @@ impl ServeArgs {
             }),
             http: listen.allow_http.then(|| address(&listen.http_address, listen.http_port, "--http-port")),
             metrics: listen.allow_metrics.then(|| address(metrics_host, listen.metrics_port, "--metrics-port")),
+            watching: self.metrics.watching(),
             threads: listen.worker_threads,
             exit_on_error: life.exit_on_error,
             drain_delay: life.drain_delay_secs,
@@ -244,6 +351,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::observe::host::HostOptions;
 
     #[derive(Parser)]
     struct Line {
@@ -269,6 +377,19 @@ mod tests {
         assert_eq!((grpc.keepalive_time.as_secs(), grpc.keepalive_timeout.as_secs()), (7200, 20));
         assert_eq!((config.http.unwrap().port, config.metrics.unwrap().port), (8000, 8002));
         assert_eq!((config.exit_timeout.as_secs(), config.drain_delay.as_secs()), (30, 5));
+        let metrics = config.repository.metrics;
+        assert!(metrics.counter_latencies && metrics.detailed && !metrics.histogram_latencies && !metrics.summary_latencies);
+        assert_eq!((config.watching.interval.as_millis(), config.watching.host), (2000, HostOptions { cpu: true, gpu: true }));
+    }
+
+    #[test]
+    fn metrics_are_configured_setting_by_setting() {
+        let flags = "--model-repository a --metrics-config summary_latencies=true --metrics-config=summary_quantiles=0.5:0.05 \
+                     --metrics-interval-ms 500 --allow-gpu-metrics=false";
+        let config = config(flags).unwrap();
+        assert!(config.repository.metrics.summary_latencies);
+        assert_eq!(config.repository.metrics.quantiles, [0.5]);
+        assert_eq!((config.watching.interval.as_millis(), config.watching.host), (500, HostOptions { cpu: true, gpu: false }));
     }
 
     #[test]
@@ -285,6 +406,54 @@ mod tests {
     }
 
     #[test]
+    fn devices_and_resources_reach_the_repository() {
+        let none = config("--model-repository a").unwrap().repository.devices;
+        assert_eq!(none, DeviceOptions::default());
+        let flags = "--model-repository a --rate-limit=execution_count --rate-limit-resource R1:4 --rate-limit-resource=R2:5:0 \
+                     --device-slots cpu=2 --device-slots gpu=0=3";
+        let devices = config(flags).unwrap().repository.devices;
+        let limit = |name: &str, count, device: Option<&str>| {
+            let (name, device) = (name.to_owned(), device.map(str::to_owned));
+            ResourceLimit { name, count, device }
+        };
+        let limits = ResourceLimits::new(vec![limit("R1", 4, None), limit("R2", 5, Some("0"))]);
+        assert!(devices.limits_rates);
+        assert_eq!(devices.resources, limits);
+        let slots: Vec<(&str, usize)> = devices.slots.iter().map(|(name, slots)| (name.as_str(), slots.get())).collect();
+        assert_eq!(slots, [("cpu", 2), ("gpu=0", 3)]);
+        let unlimited = config("--model-repository a --rate-limit off").unwrap().repository.devices;
+        assert_eq!(unlimited, DeviceOptions::default());
+    }
+
+    #[test]
+    fn the_cache_has_a_size_in_either_form() {
+        let size = |flags: &str| {
+            config(&format!("--model-repository a {flags}"))
+                .map(|config| config.repository.response_cache_bytes.map(NonZeroU64::get))
+        };
+        assert_eq!(size(""), Ok(None));
+        assert_eq!(size("--cache-config local,size=1048576"), Ok(Some(1_048_576)));
+        assert_eq!(size("--cache-config=local,size=7 --cache-directory /x"), Ok(Some(7)));
+        assert_eq!(size("--response-cache-byte-size=9"), Ok(Some(9)));
+        assert_eq!(size("--response-cache-byte-size 0"), Ok(None));
+        let refused = [
+            ("--cache-config redis,host=h", "the cache 'redis' is not supported by this server"),
+            ("--cache-config disk,size=1", "there is no cache 'disk'"),
+            ("--cache-config local", "expected local,size=BYTES"),
+            ("--cache-config local,size=0", "at least 1, got '0'"),
+            ("--cache-config local,size=1M", "at least 1, got '1M'"),
+            ("--cache-config local,ttl=3", "the cache 'local' has no setting 'ttl'"),
+            ("--cache-config local,size=1 --cache-config local,size=2", "more than once"),
+            ("--cache-config local,size=1 --response-cache-byte-size=1", "more than once"),
+            ("--response-cache-byte-size=-1", "-1"),
+        ];
+        for (flags, text) in refused {
+            let error = size(flags).unwrap_err();
+            assert!(error.contains(text), "{flags}: {error}");
+        }
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         let cases = [
             ("", "--model-repository <DIR>"),
@@ -292,11 +461,21 @@ mod tests {
             ("--model-repository a --model-control-mode sometimes", "invalid value 'sometimes'"),
             ("--model-repository a --load-model x", "needs --model-control-mode explicit"),
             ("--model-repository a --allow-grpc=false --allow-http=false", "nothing to serve"),
+            ("--model-repository a --rate-limit sometimes", "invalid value 'sometimes'"),
+            ("--model-repository a --rate-limit execution_count --rate-limit-resource r", "expected NAME:COUNT"),
+            ("--model-repository a --rate-limit execution_count --rate-limit-resource r:-1", "expected NAME:COUNT"),
+            ("--model-repository a --rate-limit execution_count --rate-limit-resource :1", "expected NAME:COUNT"),
+            ("--model-repository a --rate-limit execution_count --rate-limit-resource r:1:", "expected NAME:COUNT"),
+            ("--model-repository a --device-slots cpu=0", "expected DEVICE=COUNT"),
+            ("--model-repository a --device-slots cpu", "expected DEVICE=COUNT"),
+            ("--model-repository a --device-slots =2", "expected DEVICE=COUNT"),
             ("--model-repository a --allow-grpc=maybe", "invalid value 'maybe'"),
             ("--model-repository a --grpc-port 70000", "70000"),
             ("--model-repository a --grpc-max-message-bytes 0", "0 is not in 1.."),
             ("--model-repository a --model-load-thread-count 0", "invalid value '0'"),
             ("--model-repository a --exit-timeout-secs -1", "-1"),
+            ("--model-repository a --metrics-config detaild=false", "there is no setting 'detaild'"),
+            ("--model-repository a --metrics-interval-ms 1", "1 is not in 10.."),
             ("--model-repository a --grpc-prot 1", "similar argument exists: '--grpc-port'"),
         ];
         for (flags, text) in cases {

@@ -5,16 +5,19 @@
 
 mod args;
 mod listen;
+mod metrics_args;
 mod server;
 mod signals;
 
 pub(super) use self::args::{Address, GrpcConfig, ServeArgs, ServerConfig};
+pub(super) use self::metrics_args::Watching;
 pub(super) use self::server::Server;
 pub(super) use self::signals::Signals;
 
 use std::num::NonZeroUsize;
 
 use super::error::CliError;
+use crate::observe::options::MetricsOptionError;
 use crate::repository::StartupError;
 
 /// Why the server did not start, or did not end well.
@@ -25,8 +28,16 @@ pub(in crate::cli) enum ServeError {
     Poll,
     #[error("--load-model needs --model-control-mode explicit; in mode none every model is loaded")]
     LoadModelWithoutExplicit,
+    #[error(
+        "the size of the response cache is given more than once; give --cache-config local,size=BYTES once, and no --response-cache-byte-size"
+    )]
+    CacheTwice,
     #[error("there is nothing to serve: --allow-grpc and --allow-http are both false")]
     NothingServed,
+    #[error("invalid value for '--metrics-config': {0}")]
+    Metrics(#[from] MetricsOptionError),
+    #[error("unable to start the thread that measures: {0}")]
+    Monitor(String),
     #[error("unable to listen on {host}:{port}: {reason}; choose another port with {flag}")]
     Bind { host: String, port: u16, flag: &'static str, reason: String },
     #[error("unable to watch for signals: {0}")]
@@ -46,7 +57,7 @@ pub(in crate::cli) enum ServeError {
 impl ServeError {
     /// Whether the command line was not understood.
     pub(super) fn is_usage(&self) -> bool {
-        matches!(self, Self::Poll | Self::LoadModelWithoutExplicit | Self::NothingServed)
+        matches!(self, Self::Poll | Self::LoadModelWithoutExplicit | Self::NothingServed | Self::CacheTwice | Self::Metrics(_))
     }
 }
 
@@ -57,6 +68,7 @@ impl ServeError {
 pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
     let config = args.server_config()?;
     args.log.start()?;
+    args.warn_unused();
     let runtime = runtime(config.threads)?;
     let ended = runtime.block_on(async {
         let mut signals = Signals::watch()?;

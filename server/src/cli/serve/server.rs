@@ -8,10 +8,12 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::listen::{Bound, Listeners};
 use super::signals::{Signal, Signals};
-use super::{ServeError, ServerConfig};
+use super::{ServeError, ServerConfig, Watching};
 use crate::clock;
 use crate::grpc::{self, FrontEnd, GrpcOptions, Lifecycle};
 use crate::http;
+use crate::observe::host::HostProbe;
+use crate::observe::monitor::Monitor;
 use crate::repository::{Repository, StartupError};
 
 /// Variable of the environment that delays every gRPC reply that is no inference by so many seconds: Triton's,
@@ -65,6 +67,8 @@ pub(in crate::cli) struct Server {
     listeners: JoinSet<Result<Listener, ServeError>>,
     /// Ends the task that serves gRPC.
     grpc: Option<AbortHandle>,
+    /// Looks at the machine and the models, where metrics are served.
+    _monitor: Option<Monitor>,
     exit_on_error: bool,
     drain_delay: Duration,
     exit_timeout: Duration,
@@ -74,7 +78,7 @@ impl Server {
     /// Binds all sockets and serves them; no model is loaded yet.
     ///
     /// # Errors
-    /// [`ServeError::Bind`].
+    /// [`ServeError::Bind`], [`ServeError::Monitor`].
     pub(in crate::cli) async fn start(config: ServerConfig) -> Result<Self, ServeError> {
         let Listeners { grpc, http, metrics, bound } = Listeners::bind(&config).await?;
         let front_end = FrontEnd::new(Repository::new(config.repository), Lifecycle::default(), config.name);
@@ -94,7 +98,9 @@ impl Server {
         if let Some(listener) = http {
             listeners.spawn(ended(Listener::Http, http::serve(front_end.clone(), listener)));
         }
+        let mut monitor = None;
         if let Some(listener) = metrics {
+            monitor = Some(watch(&front_end, config.watching)?);
             listeners.spawn(ended(Listener::Metrics, http::serve_metrics(front_end.clone(), listener)));
         }
         for (what, address) in [("grpc", bound.grpc), ("http", bound.http), ("metrics", bound.metrics)] {
@@ -103,7 +109,7 @@ impl Server {
             }
         }
         let (exit_on_error, drain_delay, exit_timeout) = (config.exit_on_error, config.drain_delay, config.exit_timeout);
-        Ok(Self { front_end, bound, listeners, grpc: grpc_task, exit_on_error, drain_delay, exit_timeout })
+        Ok(Self { front_end, bound, listeners, grpc: grpc_task, _monitor: monitor, exit_on_error, drain_delay, exit_timeout })
     }
 
     /// Where it listens.
@@ -190,6 +196,7 @@ impl Server {
         let running = front_end.lifecycle.under_way();
         tracing::info!(requests = running, timeout_seconds = exit_timeout.as_secs_f64(), "stopping: finishing what runs");
         front_end.lifecycle.stop();
+        front_end.repository.release();
         let finished = async {
             // Requests that were taken still need their models, so gRPC ends first.
             if let Some(grpc) = grpc {
@@ -233,6 +240,20 @@ impl Server {
             }
         }
     }
+}
+
+/// Looks at the machine and at the load of the models every so often, on a thread of its own: a driver may take its time.
+fn watch(front_end: &FrontEnd, watching: Watching) -> Result<Monitor, ServeError> {
+    let (host, repository) = (front_end.host.clone(), Arc::downgrade(&front_end.repository));
+    let mut probe = None;
+    let look = move || {
+        let probe = probe.get_or_insert_with(|| HostProbe::new(watching.host));
+        host.update(probe.look());
+        if let Some(repository) = repository.upgrade() {
+            repository.measure_load();
+        }
+    };
+    Monitor::start(watching.interval, look).map_err(|error| ServeError::Monitor(error.to_string()))
 }
 
 /// Names a listener's end.

@@ -58,8 +58,17 @@ impl Identity {
         Ok(Self { missing })
     }
 
-    /// Answers every request of the batch.
+    /// Answers every request of the batch, with the example parameters.
     pub(super) fn answer(&self, execution: &mut Execution) -> Result<(), ExecuteError> {
+        self.pass(execution)?;
+        for request in 0..execution.len() {
+            set_example_parameters(execution, request);
+        }
+        Ok(())
+    }
+
+    /// Makes the outputs of every request of the batch.
+    pub(super) fn pass(&self, execution: &mut Execution) -> Result<(), ExecuteError> {
         let config = Arc::clone(execution.config());
         for request in 0..execution.len() {
             for (output, spec) in config.outputs.iter().enumerate() {
@@ -79,7 +88,6 @@ impl Identity {
                 };
                 execution.set_request_output(request, output, tensor);
             }
-            set_example_parameters(execution, request);
         }
         Ok(())
     }

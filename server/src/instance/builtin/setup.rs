@@ -4,16 +4,15 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, SCHEDULER_PARAMETERS};
 use crate::error::{LoadError, TensorSide};
 use crate::tensor::{DataType, Dim, Dims, TensorSpec};
 
 use super::super::ServedVersion;
 use super::Kind;
 
-/// Parameters that every kind takes. The first is read by the scheduler.
-const COMMON_PARAMETERS: [&str; 4] =
-    ["max_queue_size", "execute_delay_ms", "instance_wise_delay_multiplier", "creation_delay_sec"];
+/// Parameters that every kind takes, besides those that the scheduler reads.
+const COMMON_PARAMETERS: [&str; 3] = ["execute_delay_ms", "instance_wise_delay_multiplier", "creation_delay_sec"];
 
 /// Names the kind.
 const KIND_PARAMETER: &str = "model";
@@ -83,10 +82,13 @@ impl<'a> Setup<'a> {
             parameters.iter().filter(|(key, _)| is_kind_key(key)).filter_map(|(_, kind)| find(kind)).collect();
         for key in parameters.keys() {
             let taken = is_kind_key(key)
+                || SCHEDULER_PARAMETERS.contains(&key.as_str())
                 || COMMON_PARAMETERS.contains(&key.as_str())
                 || named.iter().any(|entry| entry.parameters.contains(&key.as_str()));
             if !taken {
-                let known = [&[KIND_PARAMETER, "model.<version>"], &COMMON_PARAMETERS[..], entry.parameters].concat().join(", ");
+                let parts =
+                    [&[KIND_PARAMETER, "model.<version>"], &SCHEDULER_PARAMETERS[..], &COMMON_PARAMETERS, entry.parameters];
+                let known = parts.concat().join(", ");
                 let model = config.name.to_string();
                 return Err(LoadError::UnknownParameter { model, kind: entry.name, parameter: key.clone(), known });
             }
@@ -127,9 +129,35 @@ impl<'a> Setup<'a> {
         self.delay(name, 1.0, "a number of seconds between 0 and 86400 (one day)")
     }
 
+    /// A delay in microseconds; none where it is not written.
+    pub(super) fn microseconds(&self, name: &str) -> Result<Duration, LoadError> {
+        self.delay(name, 1e-6, "a number of microseconds between 0 and 86400000000 (one day)")
+    }
+
     /// A delay in nanoseconds; none where it is not written.
     pub(super) fn nanoseconds(&self, name: &str) -> Result<Duration, LoadError> {
         self.delay(name, 1e-9, "a number of nanoseconds between 0 and 86400000000000 (one day)")
+    }
+
+    /// A number between 0 and 1; 0 where it is not written.
+    pub(super) fn fraction(&self, name: &str) -> Result<f64, LoadError> {
+        Ok(self.number(name, 0.0..=1.0, "a number between 0 and 1")?.unwrap_or(0.0))
+    }
+
+    /// A factor by which something grows.
+    pub(super) fn factor(&self, name: &str) -> Result<Option<f64>, LoadError> {
+        self.number(name, 1.0..=1000.0, "a number between 1 and 1000")
+    }
+
+    /// A seed; 0 where it is not written.
+    pub(super) fn seed(&self, name: &str) -> Result<u64, LoadError> {
+        let parse = |text: &str| text.trim().parse().map_err(|_| self.bad_parameter(name, "an integer between 0 and 2^64 - 1"));
+        self.text(name).map_or(Ok(0), parse)
+    }
+
+    fn number(&self, name: &str, range: RangeInclusive<f64>, expected: &'static str) -> Result<Option<f64>, LoadError> {
+        let parse = |text: &str| text.trim().parse().ok().filter(|value| range.contains(value));
+        self.text(name).map(|text| parse(text).ok_or_else(|| self.bad_parameter(name, expected))).transpose()
     }
 
     fn delay(&self, name: &str, unit_seconds: f64, expected: &'static str) -> Result<Duration, LoadError> {
@@ -176,6 +204,11 @@ impl<'a> Setup<'a> {
     pub(super) fn output(&self, needed: &Needed) -> Result<usize, LoadError> {
         let index = self.find(needed, TensorSide::Output, &self.config.outputs)?;
         index.ok_or_else(|| self.unsuited(needed.describe(TensorSide::Output), "no such output"))
+    }
+
+    /// The position of an output that the configuration may leave out.
+    pub(super) fn output_if_any(&self, needed: &Needed) -> Result<Option<usize>, LoadError> {
+        self.find(needed, TensorSide::Output, &self.config.outputs)
     }
 
     /// Requires that there are no tensors but these.

@@ -11,6 +11,7 @@ use models::{Model, ModelCard};
 use crate::error::{ExecuteError, LoadError};
 use crate::tensor::{DataType, Shape, Tensor};
 
+use super::super::device::SharedDevice;
 use super::super::{Backend, Execution, InstanceSlot, ModelInstance, ServedVersion};
 use super::tokens::{self, Padded, RequestTokens, TokenInputs, TokenLimits};
 use super::{check, describe_encoder, failed, refused};
@@ -58,6 +59,10 @@ impl Backend for EncoderModel {
     fn instantiate(&self, _slot: &InstanceSlot) -> Result<Box<dyn ModelInstance>, LoadError> {
         Ok(Box::new(self.clone()))
     }
+
+    fn device(&self, _slot: &InstanceSlot) -> Option<SharedDevice> {
+        Some(SharedDevice::cpu())
+    }
 }
 
 impl ModelInstance for EncoderModel {
@@ -76,6 +81,10 @@ impl ModelInstance for EncoderModel {
         execution.mark_input_done();
         let (mut values, mut size) = (Vec::new(), 0);
         for pass in passes {
+            let real = pass.real_tokens();
+            let all = pass.rows.saturating_mul(pass.width);
+            let count = |tokens: usize| u64::try_from(tokens).unwrap_or(u64::MAX);
+            execution.report_padding(count(real), count(all.saturating_sub(real)));
             size = self.run(execution, pass, &mut values)?;
         }
         execution.mark_infer_done();

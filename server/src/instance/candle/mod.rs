@@ -15,7 +15,7 @@ use models::encoder::{ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS};
 use models::tokenizer::TOKENIZER_FILE;
 use models::{ModelCard, ModelError, Task};
 
-use crate::config::{AutoModel, AutoTensor, InstanceKind, ModelConfig};
+use crate::config::{AutoModel, AutoTensor, InstanceKind, ModelConfig, SCHEDULER_PARAMETERS};
 use crate::error::{ExecuteError, LoadError};
 use crate::tensor::{DataType, Dim, Dims, TensorSpec};
 
@@ -88,14 +88,13 @@ pub(super) fn open(served: &ServedVersion) -> Result<Arc<dyn Backend>, LoadError
 }
 
 fn role(config: &ModelConfig) -> Result<Role, LoadError> {
-    // The bound of the queue is read by the scheduler.
-    const KNOWN: [&str; 2] = ["model", "max_queue_size"];
-    if let Some(unknown) = config.parameters.keys().find(|key| !KNOWN.contains(&key.as_str())) {
+    let known = [&["model"], &SCHEDULER_PARAMETERS[..]].concat();
+    if let Some(unknown) = config.parameters.keys().find(|key| !known.contains(&key.as_str())) {
         return Err(LoadError::UnknownParameter {
             model: config.name.to_string(),
             kind: "candle",
             parameter: unknown.clone(),
-            known: KNOWN.join(", "),
+            known: known.join(", "),
         });
     }
     match config.parameters.get("model").map(String::as_str) {

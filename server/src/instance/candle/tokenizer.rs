@@ -10,6 +10,7 @@ use crate::error::{ExecuteError, LoadError};
 use crate::request::ValidRequest;
 use crate::tensor::{DataType, Shape, Tensor};
 
+use super::super::device::SharedDevice;
 use super::super::{Backend, Execution, InstanceSlot, ModelInstance, ServedVersion};
 use super::{TEXT, check, describe_tokenizer, failed, refused};
 
@@ -49,6 +50,10 @@ pub(super) fn open(served: &ServedVersion, card: &ModelCard) -> Result<Arc<dyn B
 impl Backend for TokenizerModel {
     fn instantiate(&self, _slot: &InstanceSlot) -> Result<Box<dyn ModelInstance>, LoadError> {
         Ok(Box::new(self.clone()))
+    }
+
+    fn device(&self, _slot: &InstanceSlot) -> Option<SharedDevice> {
+        Some(SharedDevice::cpu())
     }
 }
 

@@ -141,6 +141,13 @@ pub(super) struct Padded {
     pub(super) width: usize,
 }
 
+impl Padded {
+    /// Tokens that are not masked out: neither the server nor the client put them there to fill a row.
+    pub(super) fn real_tokens(&self) -> usize {
+        self.mask.iter().filter(|mask| **mask != 0).count()
+    }
+}
+
 /// Puts the rows of all requests, in order, into as few buffers as the limit on a pass allows. This is the
 /// only copy of the tokens between the received message and the model.
 pub(super) fn pad(requests: &[&RequestTokens], limits: &TokenLimits) -> Vec<Padded> {

@@ -1,20 +1,61 @@
 //! The dynamic batcher: which requests run together, and when. Pure: time is an argument, and what is
-//! batched is never looked into.
+//! batched is never looked into. May import the words, `config` and `scheduler/queue`; must never import `instance`,
+//! `observe` or anything that reads a clock.
 
-use crate::batch::Batch;
+use std::time::Duration;
+
+use crate::batch::{Batch, Origin};
 use crate::clock::Timestamp;
-use crate::config::{DynamicBatching, TimeoutAction};
+use crate::config::{BatcherKind, DynamicBatching};
 
-use super::queue::{Pick, Queue, Waiting};
+use super::queue::{Lapse, Refusal, Waiting};
 
-/// Forms batches. Level by level, first in first out within a level; entries whose shapes do not suit a
-/// batch stay in place for the next one and hold nobody up.
+mod arrivals;
+mod compat;
+pub mod fit;
+mod forecast;
+mod urgent;
+pub mod window;
+
+use compat::Compat;
+use forecast::Forecast;
+use urgent::UrgentFirst;
+
+pub use compat::CHECK_EVERY;
+pub use urgent::{PASS_OVER, PATIENCE};
+
+/// Highest cost of one entry: far above anything that could run, and far from overflowing in sums.
+const MAX_COST: u64 = 1 << 40;
+
+/// Forms batches of what waits. The driver calls, whenever something happened: [`DynamicBatcher::push`] for arrivals,
+/// [`DynamicBatcher::finish`] for batches that ended, then [`DynamicBatcher::expire`], then [`DynamicBatcher::poll`]
+/// until it returns nothing, then [`DynamicBatcher::next_wakeup`].
 #[derive(Debug)]
 pub struct DynamicBatcher<T> {
-    policy: DynamicBatching,
-    levels: Vec<Queue<T>>,
+    policy: Policy<T>,
+    levels: DynamicBatching,
+    forecast: Forecast,
     /// No batch starts before this many entries wait at once; 0 once they have.
     hold: usize,
+    /// Number of the batch that was formed last.
+    last_id: u64,
+}
+
+#[derive(Debug)]
+enum Policy<T> {
+    Default(Box<UrgentFirst<T>>),
+    Compat(Box<Compat<T>>),
+}
+
+/// What a batch did when it ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// Rows that were executed.
+    pub rows: usize,
+    /// Their cost.
+    pub cost: u64,
+    /// From the start of the execution to the last answer.
+    pub took: Duration,
 }
 
 /// Room for a batch at the instances.
@@ -29,10 +70,18 @@ pub enum Room {
 }
 
 impl<T> DynamicBatcher<T> {
-    /// A batcher with nothing in it.
-    pub fn new(policy: DynamicBatching) -> Self {
-        let levels = policy.policies.iter().map(|level| Queue::new(*level)).collect();
-        Self { policy, levels, hold: 0 }
+    /// A batcher with nothing in it, for a model with this many instances.
+    pub fn new(policy: DynamicBatching, instances: usize) -> Self {
+        Self {
+            levels: policy.clone(),
+            policy: match policy.batcher {
+                BatcherKind::Default => Policy::Default(Box::new(UrgentFirst::new(policy))),
+                BatcherKind::Compat => Policy::Compat(Box::new(Compat::new(policy))),
+            },
+            forecast: Forecast::new(instances),
+            hold: 0,
+            last_id: 0,
+        }
     }
 
     /// Holds every batch back until `entries` wait at once, for tests of clients that need full queues.
@@ -46,141 +95,127 @@ impl<T> DynamicBatcher<T> {
         self.hold = 0;
     }
 
-    /// Entries waiting.
+    /// Entries that it holds.
     pub fn len(&self) -> usize {
-        self.levels.iter().map(Queue::len).sum()
+        match &self.policy {
+            Policy::Default(queue) => queue.len(),
+            Policy::Compat(queue) => queue.len(),
+        }
     }
 
-    /// Whether nothing waits.
+    /// Whether it holds nothing.
     pub fn is_empty(&self) -> bool {
-        self.levels.iter().all(Queue::is_empty)
+        self.len() == 0
     }
 
-    /// Takes an entry of this priority (0 or an unknown one: the default level).
+    /// Entries that wait, level by level.
+    pub fn depth(&self) -> impl ExactSizeIterator<Item = usize> + '_ {
+        (0..self.levels.policies.len()).map(|level| match &self.policy {
+            Policy::Default(queue) => queue.level_len(level),
+            Policy::Compat(queue) => queue.level_len(level),
+        })
+    }
+
+    /// How long the last batch had waited for others although an instance was idle.
+    pub fn last_window(&self) -> Duration {
+        match &self.policy {
+            Policy::Default(queue) => queue.window().last(),
+            Policy::Compat(_) => Duration::ZERO,
+        }
+    }
+
+    /// The fit of execution time against cost.
+    pub fn fit(&self) -> &fit::ExecutionFit {
+        &self.forecast.fit
+    }
+
+    /// Takes an entry of this priority (0 or an unknown one: the default level). Entries for which `is_gone` holds do
+    /// not hold places for ever: where its level is full, they are moved to `gone` (at once, or after as many refusals
+    /// as pay for the search).
     ///
     /// # Errors
-    /// The entry comes back where its level's queue is full.
-    pub fn push(&mut self, priority: u64, entry: Waiting<T>) -> Result<(), T> {
-        let level = self.policy.level(priority) - 1;
-        self.levels[level].push(entry).map_err(|entry| entry.item)
+    /// The entry comes back where its level is full, or it could not be done in time.
+    pub fn push(
+        &mut self,
+        now: Timestamp,
+        priority: u64,
+        mut entry: Waiting<T>,
+        is_gone: impl Fn(&T) -> bool,
+        gone: &mut Vec<T>,
+    ) -> Result<(), (T, Refusal)> {
+        let level = self.levels.level(priority) - 1;
+        entry.cost = entry.cost.clamp(1, MAX_COST);
+        match &mut self.policy {
+            Policy::Default(queue) => queue.push(now, level, entry, &self.forecast, is_gone, gone),
+            Policy::Compat(queue) => queue.push(level, entry),
+        }
     }
 
-    /// Whether entries of this priority are moved back, not refused, when their time is over.
-    pub fn delays(&self, priority: u64) -> bool {
-        let level = self.policy.level(priority) - 1;
-        self.policy.policies.get(level).is_some_and(|policy| policy.action == TimeoutAction::Delay)
+    /// Takes out all entries for which `is_gone` holds. It walks all of them, so a caller waits until as many clients
+    /// have left as make up a good part of those who wait.
+    pub fn sweep(&mut self, is_gone: impl Fn(&T) -> bool, gone: &mut Vec<T>) {
+        match &mut self.policy {
+            Policy::Default(queue) => queue.sweep(None, is_gone, gone),
+            Policy::Compat(queue) => queue.sweep(is_gone, gone),
+        }
     }
 
-    /// Takes out the entries that are refused because their time in the queue is over.
-    pub fn expire(&mut self, now: Timestamp) -> Vec<T> {
-        self.levels.iter_mut().flat_map(|level| level.expire(now)).collect()
+    /// Takes out the entries that will not run any more: their time is over, or runs out before they could be done.
+    pub fn expire(&mut self, now: Timestamp) -> Vec<(T, Lapse)> {
+        match &mut self.policy {
+            Policy::Default(queue) => queue.expire(now, &self.forecast),
+            Policy::Compat(queue) => queue.expire(now),
+        }
     }
 
-    /// The next batch, if one should start now. Entries for which `is_gone` holds are moved to `gone`
-    /// as they are met. Call [`DynamicBatcher::expire`] first.
+    /// Says that a batch of this batcher has ended, and how long it ran; `None` if it did not run at all.
+    pub fn finish(&mut self, now: Timestamp, id: u64, ran: Option<Ran>) {
+        let entries = self.forecast.arrive(now, id, ran);
+        if let Policy::Default(queue) = &mut self.policy {
+            queue.finished(now, entries, ran.map(|ran| ran.took));
+        }
+    }
+
+    /// Whether an idle instance would get a batch now.
+    pub fn wants(&mut self, now: Timestamp) -> bool {
+        if self.is_held() {
+            return false;
+        }
+        match &mut self.policy {
+            Policy::Default(queue) => queue.wants(now, &self.forecast),
+            Policy::Compat(queue) => queue.wants(now),
+        }
+    }
+
+    /// The next batch, if one should start now; it counts as under way until [`DynamicBatcher::finish`] is called for
+    /// it. Entries for which `is_gone` holds are moved to `gone` as they are met.
     pub fn poll(&mut self, now: Timestamp, room: Room, is_gone: impl Fn(&T) -> bool, gone: &mut Vec<T>) -> Option<Batch<T>> {
-        if self.len() >= self.hold {
-            self.hold = 0;
-        }
-        if room == Room::None || self.hold > 0 {
+        if room == Room::None && matches!(self.policy, Policy::Default(_)) || self.is_held() {
             return None;
         }
-        self.drop_gone_heads(&is_gone, gone);
-        let head = self.head()?;
-        let (key, waited) = (head.key.clone(), now.since(head.queued_at));
-        let plan = self.plan(&key, &is_gone);
-        let due = match room {
-            Room::Idle => plan.is_full || plan.is_preferred || waited >= self.policy.max_queue_delay,
-            _ => plan.is_full,
-        };
-        if !due {
-            return None;
-        }
-        let mut batch = Batch::default();
-        let mut left = plan.entries;
-        let strict = self.policy.preserve_ordering;
-        for level in &mut self.levels {
-            let pick = |entry: &Waiting<T>| match (left, entry.key == key) {
-                (0, _) => Pick::Stop,
-                (_, true) => {
-                    left -= 1;
-                    Pick::Take
-                }
-                (_, false) if strict => Pick::Stop,
-                (_, false) => Pick::Skip,
-            };
-            level.take(
-                pick,
-                |entry| if is_gone(&entry.item) { gone.push(entry.item) } else { batch.push(entry.item, entry.rows) },
-            );
-        }
-        (!batch.is_empty()).then_some(batch)
+        self.hold = 0;
+        let mut batch = match &mut self.policy {
+            Policy::Default(queue) => queue.poll(now, room, &self.forecast, is_gone, gone),
+            Policy::Compat(queue) => queue.poll(now, room, is_gone, gone),
+        }?;
+        self.last_id += 1;
+        batch.origin = Origin { id: self.last_id, formed_at: now, ..batch.origin };
+        self.forecast.depart(now, self.last_id, batch.len(), batch.origin.cost);
+        Some(batch)
     }
 
-    /// When to call [`DynamicBatcher::poll`] or [`DynamicBatcher::expire`] again if nothing else happens.
-    pub fn next_wakeup(&self, room: Room) -> Option<Timestamp> {
-        let deadline = self.levels.iter().filter_map(Queue::earliest_deadline).min();
-        let due = match room {
-            Room::Idle if self.hold == 0 => self.head().map(|head| head.queued_at.plus(self.policy.max_queue_delay)),
-            _ => None,
-        };
-        deadline.into_iter().chain(due).min()
-    }
-
-    fn head(&self) -> Option<&Waiting<T>> {
-        self.levels.iter().find_map(Queue::head)
-    }
-
-    fn drop_gone_heads(&mut self, is_gone: &impl Fn(&T) -> bool, gone: &mut Vec<T>) {
-        for level in &mut self.levels {
-            let pick = |entry: &Waiting<T>| if is_gone(&entry.item) { Pick::Take } else { Pick::Stop };
-            level.take(pick, |entry| gone.push(entry.item));
+    /// When to call again if nothing else happens: [`DynamicBatcher::expire`], then [`DynamicBatcher::poll`].
+    pub fn next_wakeup(&mut self, now: Timestamp, room: Room) -> Option<Timestamp> {
+        let is_held = self.is_held();
+        match &mut self.policy {
+            Policy::Default(queue) => queue.next_wakeup(now, room, is_held, &self.forecast),
+            Policy::Compat(queue) => queue.next_wakeup(now, room, is_held),
         }
     }
 
-    /// How far a batch for `key` reaches: entries are added in order of service while they fit.
-    fn plan(&self, key: &crate::request::BatchKey, is_gone: &impl Fn(&T) -> bool) -> Plan {
-        let max_rows = self.policy.max_rows.get();
-        let mut plan = Plan { entries: 0, rows: 0, is_full: false, is_preferred: false };
-        for entry in self.levels.iter().flat_map(Queue::iter) {
-            if entry.key != *key {
-                if self.policy.preserve_ordering {
-                    // Nothing behind may overtake it, so the batch cannot grow.
-                    plan.is_full = true;
-                    break;
-                }
-                continue;
-            }
-            if is_gone(&entry.item) {
-                plan.entries += 1;
-                continue;
-            }
-            // An entry without rows (a zero-size batch) still takes a place, so that batches stay bounded.
-            let rows = plan.rows + entry.rows.max(1);
-            if rows > max_rows && plan.rows > 0 {
-                plan.is_full = true;
-                break;
-            }
-            plan.entries += 1;
-            plan.rows = rows;
-            if rows >= max_rows {
-                plan.is_full = true;
-                break;
-            }
-        }
-        let largest = self.policy.preferred_rows.last().copied().unwrap_or(max_rows);
-        plan.is_preferred = plan.rows >= largest || self.policy.preferred_rows.contains(&plan.rows);
-        plan
+    fn is_held(&self) -> bool {
+        self.len() < self.hold
     }
-}
-
-/// What a batch would be made of.
-struct Plan {
-    /// Entries of the key to take, gone ones included.
-    entries: usize,
-    rows: usize,
-    is_full: bool,
-    is_preferred: bool,
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use crate::batch::Batch;
 use crate::clock::Timestamp;
-use crate::config::{DynamicBatching, QueuePolicy, TimeoutAction};
+use crate::config::{DynamicBatching, WindowPolicy};
 use crate::request::BatchKey;
 use crate::scheduler::queue::Waiting;
 
@@ -18,16 +18,7 @@ use super::{DynamicBatcher, Room};
 
 fn policy(max_rows: usize) -> DynamicBatching {
     let max_rows = NonZeroUsize::new(max_rows).unwrap();
-    let level = QueuePolicy::bounded(NonZeroUsize::new(4).unwrap());
-    DynamicBatching {
-        max_rows,
-        preferred_rows: vec![max_rows.get()],
-        max_queue_delay: Duration::ZERO,
-        preserve_ordering: false,
-        priority_levels: NonZeroUsize::MIN,
-        default_priority: 1,
-        policies: vec![level],
-    }
+    DynamicBatching::plain(max_rows, NonZeroUsize::new(4).unwrap())
 }
 
 fn with_levels(mut policy: DynamicBatching, levels: usize) -> DynamicBatching {
@@ -41,10 +32,10 @@ fn at(millis: u64) -> Timestamp {
 }
 
 /// Runs a script, one step a line, and compares what the batcher says to each:
-/// `push NAME [rows=N] [level=N] [key=N] [deadline=MS]`, `leave NAME`, `advance MS`, `poll idle|behind`,
+/// `push NAME [rows=N] [cost=N] [level=N] [key=N] [start_by=MS] [finish_by=MS] [delayed_from=MS]`, `leave NAME`, `advance MS`, `poll idle|behind`,
 /// `expire`, `wakeup`. Times are in milliseconds since the start.
 fn check(policy: DynamicBatching, script: &str, expected: Expect) {
-    check_on(DynamicBatcher::new(policy), script, &expected);
+    check_on(DynamicBatcher::new(policy, 1), script, &expected);
 }
 
 fn check_on(mut batcher: DynamicBatcher<String>, script: &str, expected: &Expect) {
@@ -59,19 +50,24 @@ fn check_on(mut batcher: DynamicBatcher<String>, script: &str, expected: &Expect
                 let entry = Waiting {
                     item: words[1].to_owned(),
                     rows: value("rows=").unwrap_or(1) as usize,
+                    cost: value("cost=").unwrap_or(1),
                     key: BatchKey(value("key=").map(|key| key as usize).into_iter().collect()),
                     queued_at: at(now),
-                    deadline: value("deadline=").map(at),
+                    start_by: value("start_by=").map(at),
+                    finish_by: value("finish_by=").map(at),
+                    delayed_from: value("delayed_from=").map(at),
                 };
-                if let Err(item) = batcher.push(value("level=").unwrap_or(0), entry) {
-                    writeln!(log, "{now}: {item} refused, queue full").unwrap();
+                let mut gone = Vec::new();
+                let level = value("level=").unwrap_or(0);
+                if let Err((item, refusal)) = batcher.push(at(now), level, entry, |item| left.contains(item), &mut gone) {
+                    writeln!(log, "{now}: {item} refused: {refusal:?}").unwrap();
                 }
             }
             "leave" => drop(left.insert(words[1].to_owned())),
             "advance" => now += words[1].parse::<u64>().unwrap(),
             "expire" => writeln!(log, "{now}: expired {:?}", batcher.expire(at(now))).unwrap(),
             "wakeup" => {
-                let wakeup = batcher.next_wakeup(Room::Idle).map(|time| time.as_nanos() / 1_000_000);
+                let wakeup = batcher.next_wakeup(at(now), Room::Idle).map(|time| time.as_nanos() / 1_000_000);
                 writeln!(log, "{now}: wakeup {wakeup:?}").unwrap();
             }
             "poll" => {
@@ -134,7 +130,7 @@ fn a_full_batch_may_wait_behind_a_running_one() {
 #[test]
 fn a_held_batcher_starts_when_enough_wait_and_then_goes_on() {
     check_on(
-        DynamicBatcher::new(policy(4)).held_until(3),
+        DynamicBatcher::new(policy(4), 1).held_until(3),
         "push a
          push b
          poll idle
@@ -171,7 +167,7 @@ fn requests_are_never_split() {
 #[test]
 fn the_delay_runs_from_the_oldest_request() {
     let mut policy = policy(8);
-    policy.max_queue_delay = Duration::from_millis(5);
+    policy.window = WindowPolicy::Fixed(Duration::from_millis(5));
     policy.preferred_rows = vec![4, 8];
     check(
         policy,
@@ -249,7 +245,7 @@ fn higher_levels_go_first_and_bounds_hold_per_level() {
          push f level=1",
         expect![[r#"
             0: high[0..1] default[1..2] low[2..3]
-            0: e refused, queue full
+            0: e refused: Full { retry_after: None }
         "#]],
     );
 }
@@ -258,7 +254,7 @@ fn higher_levels_go_first_and_bounds_hold_per_level() {
 fn late_requests_are_refused_or_served_last() {
     check(
         policy(1),
-        "push a deadline=5
+        "push a start_by=5
          push b
          wakeup
          advance 5
@@ -266,15 +262,14 @@ fn late_requests_are_refused_or_served_last() {
          poll idle",
         expect![[r#"
             0: wakeup Some(0)
-            5: expired ["a"]
+            5: expired [("a", Expired)]
             5: b[0..1]
         "#]],
     );
-    let mut delay = policy(1);
-    delay.policies[0].action = TimeoutAction::Delay;
+    let delay = policy(1);
     check(
         delay,
-        "push a deadline=5
+        "push a delayed_from=5
          push b
          advance 5
          expire
@@ -327,6 +322,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct Ledger {
     batcher: DynamicBatcher<usize>,
     policy: DynamicBatching,
+    delays: bool,
     now: u64,
     /// Level, key and whether there is a deadline, of every entry ever pushed.
     facts: Vec<(usize, usize, bool)>,
@@ -341,16 +337,31 @@ impl Ledger {
         let item = self.facts.len();
         self.facts.push((self.policy.level(level), key, deadline.is_some()));
         let deadline = deadline.map(|after| at(self.now + after));
-        let entry = Waiting { item, rows, key: BatchKey(vec![key]), queued_at: at(self.now), deadline };
-        if self.batcher.push(level, entry).is_ok() {
+        let (start_by, delayed_from) = if self.delays { (None, deadline) } else { (deadline, None) };
+        let entry = Waiting {
+            item,
+            rows,
+            cost: 1,
+            key: BatchKey(vec![key]),
+            queued_at: at(self.now),
+            start_by,
+            finish_by: None,
+            delayed_from,
+        };
+        let mut gone = Vec::new();
+        let left = &self.left;
+        if self.batcher.push(at(self.now), level, entry, |item| left.contains(item), &mut gone).is_ok() {
             self.waiting.insert(item);
+        }
+        for item in gone {
+            assert!(self.left.contains(&item) && self.waiting.remove(&item));
         }
     }
 
     fn poll(&mut self, room: Room) {
-        for item in self.batcher.expire(at(self.now)) {
+        for (item, _) in self.batcher.expire(at(self.now)) {
             assert!(self.waiting.remove(&item));
-            assert!(self.facts[item].2 && self.policy.policies[0].action == TimeoutAction::Reject);
+            assert!(self.facts[item].2 && !self.delays);
         }
         let mut gone = Vec::new();
         let left = &self.left;
@@ -392,14 +403,12 @@ proptest! {
         delays in any::<bool>(),
     ) {
         let mut policy = with_levels(policy(4), levels);
-        policy.max_queue_delay = Duration::from_millis(delay);
+        policy.window = WindowPolicy::Fixed(Duration::from_millis(delay));
         policy.preserve_ordering = preserve && levels == 1;
-        if delays {
-            policy.policies.iter_mut().for_each(|level| level.action = TimeoutAction::Delay);
-        }
         let mut ledger = Ledger {
-            batcher: DynamicBatcher::new(policy.clone()),
+            batcher: DynamicBatcher::new(policy.clone(), 1),
             policy,
+            delays,
             now: 0,
             facts: Vec::new(),
             waiting: HashSet::new(),

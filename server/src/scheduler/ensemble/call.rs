@@ -16,13 +16,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
+use tracing::Span;
+
 use crate::clock::{self, Timestamp};
 use crate::error::{InferError, RequestProblem, RequestTag};
-use crate::observe::statistics::{FailureReason, RequestTiming};
+use crate::observe::statistics::{ExecutedBatch, RequestTiming, Stage};
+use crate::observe::trace;
 use crate::request::{
     Cancellation, ComputeTiming, Delivery, Entry, InferRequest, InferResponse, OutputTensor, Parameters, RequestOptions,
     Responder, ResponseSink,
 };
+use crate::timeline::{StepTimeline, Timeline};
 
 use super::convert::{self, Value};
 use super::gate::{Admission, LONGEST_WAIT, LOOK_AROUND};
@@ -50,6 +54,7 @@ pub(super) struct Call {
     deadline: Option<Timestamp>,
     queue: Duration,
     cancellation: Cancellation,
+    span: Span,
     state: Mutex<State>,
     /// The run is over, whatever still is under way; read without the lock.
     is_over: AtomicBool,
@@ -70,6 +75,8 @@ struct State {
     /// Times of the steps, all in all and since the last answer.
     total: ComputeTiming,
     recent: ComputeTiming,
+    /// What the steps did so far, until the first answer carries it.
+    timeline: Option<Box<Timeline>>,
     /// Per step: places taken at the gate.
     places: Vec<usize>,
 }
@@ -82,20 +89,39 @@ impl State {
             sum.output = sum.output.saturating_add(timing.output);
         }
     }
+
+    /// Keeps the timeline of a step.
+    fn add_step(&mut self, response: &mut InferResponse) {
+        if let (Some(timeline), Some(step)) = (&mut self.timeline, response.timeline.take()) {
+            let (model, version) = (Arc::clone(&response.model_name), response.model_version);
+            timeline.add_step(StepTimeline { model, version, timeline: *step });
+        }
+    }
+
+    /// The request's timeline, for its first answer.
+    fn take_timeline(&mut self) -> Option<Box<Timeline>> {
+        let mut timeline = self.timeline.take()?;
+        timeline.answered_at = Some(clock::now());
+        Some(timeline)
+    }
 }
 
 impl Call {
     /// Starts a request that may be under way.
     pub(super) fn start(permit: Permit, handles: Handles, facts: &[Option<StepFacts>], entry: Entry, now: Timestamp) {
         let served = Arc::clone(&permit.served);
-        let Entry { request, responder, queued_at, deadline, .. } = entry;
+        let Entry { mut request, responder, queued_at, deadline, .. } = entry;
+        let mut timeline = request.timeline.take();
+        if let Some(timeline) = &mut timeline {
+            timeline.queued_at = Some(queued_at);
+        }
         let plan = Arc::new(Plan::new(&served.graph, &request.outputs, facts));
         let specs = served.config.inputs.iter();
         let inputs = specs
             .zip(request.inputs)
             .map(|(spec, tensor)| tensor.map(|tensor| convert::client_input(&served.config, spec, tensor)))
             .collect();
-        let cancellation = responder.cancellation().clone();
+        let (cancellation, span) = (responder.cancellation().clone(), responder.span().clone());
         let (run, moves) = Run::start(Arc::clone(&plan), inputs);
         let state = State {
             run,
@@ -106,6 +132,7 @@ impl Call {
             permit: Some(permit),
             total: ComputeTiming::default(),
             recent: ComputeTiming::default(),
+            timeline,
             places: vec![0; served.graph.steps.len()],
             responder: Some(responder),
         };
@@ -122,6 +149,7 @@ impl Call {
             deadline,
             queue: now.since(queued_at),
             cancellation,
+            span,
             state: Mutex::new(state),
             is_over: AtomicBool::new(false),
             changed: Condvar::new(),
@@ -152,8 +180,9 @@ impl Call {
             self.accept(&mut state, moves);
         }
         let moves = match delivery {
-            Delivery::Response { response, last } => {
+            Delivery::Response { mut response, last } => {
                 state.add(response.timing);
+                state.add_step(&mut response);
                 let outputs = self.values(step, *response);
                 state.run.on_response(step, frame, outputs, last)
             }
@@ -202,7 +231,8 @@ impl Call {
                     state.firings.push_back(firing);
                 }
                 Move::Answer { outputs, last } => {
-                    let response = Box::new(self.response(outputs, std::mem::take(&mut state.recent)));
+                    let mut response = Box::new(self.response(outputs, std::mem::take(&mut state.recent)));
+                    response.timeline = state.take_timeline();
                     state.answers.push_back(Delivery::Response { response, last });
                 }
                 Move::Finish => state.answers.push_back(Delivery::Final),
@@ -235,6 +265,7 @@ impl Call {
             parameters,
             outputs,
             timing,
+            timeline: None,
         }
     }
 
@@ -287,9 +318,11 @@ impl Call {
             outputs: outputs.iter().zip(is_used).filter(|(_, used)| *used).map(|(output, _)| output.name.to_string()).collect(),
             received_at: now,
             deadline: self.client_deadline,
+            timeline: self.options.timeline.then(|| Box::new(Timeline::begin(now, now))),
         };
         let sink = StepSink { call: Arc::clone(self), step, frame };
-        handle.submit(request, Responder::new(Box::new(sink), self.cancellation.clone()));
+        let span = trace::step(&self.span, &handle.config.name, handle.version, &self.id);
+        handle.submit(request, Responder::new(Box::new(sink), self.cancellation.clone()).within(span));
     }
 
     /// Answers the client, unless another thread (or this one, further up) is at it.
@@ -342,9 +375,10 @@ impl Call {
         let total = clock::now().since(self.received_at);
         let statistics = &self.served.statistics;
         match last {
-            Delivery::Failed { error, .. } => statistics.record_failure(FailureReason::of(error), total),
+            Delivery::Failed { error, .. } => statistics.record_failure(Stage::Ensemble, error, total),
             Delivery::Response { .. } | Delivery::Final => {
-                statistics.record_batch(self.rows, timing, &[RequestTiming { total, queue: self.queue }]);
+                let execution = ExecutedBatch { rows: self.rows, timing, formed: None };
+                statistics.record_batch(&execution, &[RequestTiming { total, queue: self.queue }]);
             }
         }
     }

@@ -37,6 +37,7 @@ fn request(inputs: Vec<InputTensor>) -> InferRequest {
         outputs: Vec::new(),
         received_at: crate::clock::Timestamp::default(),
         deadline: None,
+        timeline: None,
     }
 }
 

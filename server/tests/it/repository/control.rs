@@ -1,5 +1,7 @@
 //! Start-up, loads and unloads by name, and what they say when they fail.
 
+use server::observe::host::HostReading;
+
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,7 +44,7 @@ async fn models_come_and_go_in_explicit_mode() {
     assert_eq!(error(VersionChoice::Exact(1)), "Request for unknown model: 'a' version 1 is not at ready state");
     assert_eq!(error(VersionChoice::Exact(2)), "Request for unknown model: 'a' version 2 is not found");
     until(&repository, async || short_index(&repository).await == ["a:1=UNAVAILABLE unloaded", "b:1=READY"]).await;
-    let page = repository.render_metrics();
+    let page = repository.render_metrics(&HostReading::default(), 0);
     assert!(
         page.contains("nv_inference_request_failure{_team=\"search\",model=\"a\",reason=\"BACKEND\",version=\"1\"} 0\n"),
         "{page}"

@@ -108,6 +108,7 @@ fn request(value: i32) -> InferRequest {
         outputs: Vec::new(),
         received_at: clock::now(),
         deadline: None,
+        timeline: None,
     }
 }
 

@@ -24,6 +24,7 @@ mod errors;
 mod life;
 mod rest;
 mod streams;
+mod timeline;
 mod unary;
 
 /// Longest wait for anything that must happen; reaching it is a failure.

@@ -1,6 +1,7 @@
 //! Tests of the builtin models, run by real instances.
 
 mod arithmetic;
+mod fake;
 mod identity;
 mod loading;
 mod streams;

@@ -199,6 +199,7 @@ fn request(inputs: &[(&str, Tensor)]) -> InferRequest {
         outputs: Vec::new(),
         received_at: clock::now(),
         deadline: None,
+        timeline: None,
     }
 }
 
@@ -262,6 +263,7 @@ fn response(outputs: Vec<(&str, Tensor)>) -> Box<InferResponse> {
         parameters: Parameters::new(),
         outputs,
         timing: TIMING,
+        timeline: None,
     })
 }
 

@@ -1,0 +1,54 @@
+//! Owns the devices that models share: who runs next on each (`schedule`, pure), the rate limiter's resources
+//! (`resources`, pure), the concurrent shell over both (`gate`), and which devices there are (`registry`). May
+//! import the words, `config` and what of `instance` describes a model version; must never know a batch or a request.
+//!
+//! A device is a name. Models on candle share `cpu`, with as many slots as there are cores; the builtin model `fake`
+//! shares the virtual device that it names; the other builtin models compute nothing and share none. Under the rate
+//! limiter every instance claims turns, those of no device included.
+//!
+//! How a seat is used. An instance's thread that has something to run calls [`Seat::acquire`], runs one batch and, where
+//! more waits for it, calls [`DevicePermit::exchange`], else drops the permit. A driver calls [`Seat::request`] when it
+//! wants to run, forms the batch when the permit is there, and hands it to the instance with the batch. Both ask for the
+//! next turn *before* they give back the one they have, as long as they have more to run: a model whose claim comes
+//! after its release finds the device gone to whoever waited, and its weight would count for nothing. A claim that is
+//! made early is not granted while all instances of the model run.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+mod gate;
+mod registry;
+pub mod resources;
+pub mod schedule;
+
+#[cfg(test)]
+mod tests;
+
+pub use gate::{Claim, DeviceGate, DevicePermit, Lane, Reservation, Seat};
+pub use registry::{DeviceOptions, DeviceUsage, Devices, ModelUsage};
+
+/// A device that models share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedDevice {
+    /// Name.
+    pub name: Arc<str>,
+    /// How many executions it runs side by side, unless the command line says otherwise.
+    pub slots: NonZeroUsize,
+}
+
+impl SharedDevice {
+    /// Name of the processor as a device.
+    pub const CPU: &'static str = "cpu";
+
+    /// The processor: one slot per core.
+    pub fn cpu() -> Self {
+        Self { name: Self::CPU.into(), slots: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN) }
+    }
+}
+
+/// What concurrent files take their primitives from; tests put others in its place.
+mod sync {
+    pub(super) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+    pub(super) use crate::clock::now;
+}
