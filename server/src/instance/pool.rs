@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
-use crate::batch::{Batch, Origin};
+use crate::batch::{Batch, Member, Origin};
 use crate::clock::{self, Timestamp};
 use crate::config::Scheduling;
 use crate::error::{InferError, LoadError};
@@ -232,6 +232,31 @@ fn urgency(entry: &Entry) -> Timestamp {
     entry.deadline.map_or(patience, |deadline| deadline.min(patience))
 }
 
+/// Takes the requests out of a batch for which `test` holds. Where they have stand-ins, the others keep their rows.
+pub(super) fn take_out(batch: Batch<Entry>, test: &mut dyn FnMut(&Entry) -> bool) -> (Batch<Entry>, Vec<Entry>) {
+    if batch.members().iter().all(|member| member.item.stand_in.is_none() && !member.item.is_padding()) {
+        return batch.partition(|entry| !test(entry));
+    }
+    let (mut kept, mut taken) = (Batch::default(), Vec::new());
+    kept.origin = batch.origin;
+    for Member { item: entry, rows } in batch {
+        match test(&entry) {
+            false => kept.push(entry, rows.len()),
+            true => {
+                if let Some(stand_in) = &entry.stand_in {
+                    kept.push(Entry::padding(stand_in), rows.len());
+                }
+                taken.push(entry);
+            }
+        }
+    }
+    // Of nothing but padding, nobody would see the answer.
+    if kept.members().iter().all(|member| member.item.is_padding()) {
+        kept = kept.partition(|_| false).0;
+    }
+    (kept, taken)
+}
+
 impl Perishable for Batch<Entry> {
     type Part = Entry;
 
@@ -241,7 +266,7 @@ impl Perishable for Batch<Entry> {
 
     fn extract(&mut self, test: &mut dyn FnMut(&Entry) -> bool, parts: &mut Vec<Entry>) {
         if self.members().iter().any(|member| test(&member.item)) {
-            let (kept, taken) = std::mem::take(self).partition(|entry| !test(entry));
+            let (kept, taken) = take_out(std::mem::take(self), test);
             *self = kept;
             parts.extend(taken);
         }
@@ -289,7 +314,7 @@ impl Shared {
     pub(super) fn leave_queue<'a>(&self, entries: impl IntoIterator<Item = &'a Entry>) {
         // Neighbors are mostly of one level, so this is one step for most batches.
         let mut same: Option<(usize, u64)> = None;
-        for entry in entries {
+        for entry in entries.into_iter().filter(|entry| !entry.is_padding()) {
             same = match same {
                 Some((level, requests)) if level == entry.level => Some((level, requests + 1)),
                 other => {

@@ -11,7 +11,7 @@ use crate::error::{ExecuteError, LoadError};
 use crate::request::Entry;
 
 use super::device::Seat;
-use super::pool::{BatchDone, Shared};
+use super::pool::{BatchDone, Shared, take_out};
 use super::ready::Appetite;
 use super::{Backend, Execution, InstanceSlot, ModelInstance, ServedVersion, panic_message, warmup};
 
@@ -106,7 +106,7 @@ fn run(
     let served = &shared.served;
     let now = clock::now();
     shared.leave_queue(batch.members().iter().map(|member| &member.item));
-    let (live, lapsed) = batch.partition(|entry| entry.lapsed(now).is_none());
+    let (live, lapsed) = take_out(batch, &mut |entry| entry.lapsed(now).is_some());
     shared.refuse(lapsed, now);
     let mut done = BatchDone { origin: live.origin, rows: live.rows(), started_at: now, ended_at: now };
     if live.is_empty() {
