@@ -27,3 +27,8 @@ pub mod scheduler;
 
 pub mod classification;
 pub mod cli;
+
+#[cfg(test)]
+mod interleavings;
+#[cfg(test)]
+mod request_tests;
