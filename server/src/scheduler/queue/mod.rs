@@ -11,6 +11,7 @@ mod lane;
 mod work;
 
 pub(super) use buckets::{Buckets, Judgment, Lead, Slot};
+pub(super) use work::Work;
 
 /// Something that waits to be put into a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
