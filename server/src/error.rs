@@ -71,6 +71,10 @@ pub enum ConfigProblem {
     PolicyLevel { model: String, levels: u64, got: u64 },
     #[error("'preserve_ordering' cannot be used with {with} for {model}")]
     PreserveOrdering { model: String, with: &'static str },
+    #[error(
+        "'{field}' cannot be used with {with} for model '{model}', because an answer serves other requests only where it is a single one that depends on nothing but its request; turn one of the two off"
+    )]
+    Reuse { model: String, field: &'static str, with: &'static str },
     #[error("at least one version must be available under the version policy of model '{model}'")]
     NoVersion { model: String },
     #[error("'{field}' is not supported by this server (model '{model}'); remove it, or serve the model without it")]
@@ -150,6 +154,10 @@ pub enum EnsembleProblem {
         "ensemble {ensemble} allows maximum batch size {allowed}, but it contains model {model} which only allows maximum batch size to be {limit}"
     )]
     BatchTooLarge { ensemble: String, allowed: usize, model: String, limit: usize },
+    #[error(
+        "'{field}' cannot be used for ensemble '{ensemble}', because a step is decoupled and it may answer any number of times; turn it off"
+    )]
+    DecoupledReuse { ensemble: String, field: &'static str },
     #[error("in ensemble {ensemble}, step of model '{model}' receives inputs originated from different decoupled models")]
     DifferentDecoupled { ensemble: String, model: String },
     #[error(
@@ -342,6 +350,34 @@ pub enum InferError {
     ClassificationTooLarge { elements: usize, limit: usize },
     #[error("output can't set both 'shared_memory_region' and 'classification'")]
     ClassificationInSharedMemory,
+}
+
+impl InferError {
+    /// The error itself, whatever ensembles it came through.
+    pub fn root(&self) -> &Self {
+        let mut error = self;
+        while let Self::EnsembleStep { source, .. } = error {
+            error = source;
+        }
+        error
+    }
+
+    /// Whether the request was turned away, and never ran.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::QueueFull { .. } | Self::Expired | Self::Unreachable { .. } | Self::SchedulerStopped)
+    }
+
+    /// The same error for another request that meets with it: texts name the request's id.
+    #[must_use]
+    pub fn for_request(self, id: &str) -> Self {
+        let tag = || RequestTag(id.to_owned());
+        match self {
+            Self::Request { problem, .. } => Self::Request { tag: tag(), problem },
+            Self::QueueFull { retry_after, .. } => Self::QueueFull { tag: tag(), retry_after },
+            Self::EnsembleStep { ensemble, source } => Self::EnsembleStep { ensemble, source: Box::new(source.for_request(id)) },
+            other => other,
+        }
+    }
 }
 
 /// What is wrong with a request's tensors.

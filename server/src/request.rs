@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -203,11 +203,40 @@ impl Delivery {
     }
 }
 
+/// Puts the deliveries of a model that is not decoupled together: exactly one response is right.
+#[derive(Debug, Default)]
+pub struct SingleResponse {
+    responses: usize,
+    first: Option<Box<InferResponse>>,
+}
+
+impl SingleResponse {
+    /// Takes a delivery; after the last one, the outcome.
+    pub fn take(&mut self, delivery: Delivery) -> Option<Result<Box<InferResponse>, InferError>> {
+        let is_last = delivery.is_last();
+        match delivery {
+            Delivery::Response { response, .. } => {
+                self.responses = self.responses.saturating_add(1);
+                self.first.get_or_insert(response);
+            }
+            Delivery::Failed { error, .. } => return Some(Err(error)),
+            Delivery::Final => {}
+        }
+        is_last.then(|| match (self.first.take(), self.responses) {
+            (Some(response), 1) => Ok(response),
+            (_, got) => Err(InferError::ResponseCount { got }),
+        })
+    }
+}
+
 /// Where answers go: a unary call, a slot of a stream, a step of an ensemble.
 ///
 /// `deliver` is called from a model's threads. It must not wait long, except to hold back a
 /// decoupled model whose client reads slowly. After a delivery that is the last, none follows.
 pub trait ResponseSink: Send {
+    /// The request runs from now on: its time in queues is over. Most who wait need not know.
+    fn started(&mut self) {}
+
     /// Takes one delivery.
     fn deliver(&mut self, delivery: Delivery);
 
@@ -236,9 +265,23 @@ impl Responder {
         Self { sink: Some(sink), cancellation }
     }
 
+    /// The same asker behind another sink, which answers through what it is given.
+    #[must_use]
+    pub fn wrap(self, sink: impl FnOnce(Self) -> Box<dyn ResponseSink>) -> Self {
+        let cancellation = self.cancellation.clone();
+        Self::new(sink(self), cancellation)
+    }
+
     /// The token through which the asker says that it no longer waits.
     pub fn cancellation(&self) -> &Cancellation {
         &self.cancellation
+    }
+
+    /// Says that the request runs from now on.
+    pub fn started(&mut self) {
+        if let Some(sink) = self.sink.as_mut() {
+            sink.started();
+        }
     }
 
     /// Delivers; whatever comes after the last delivery is dropped.
@@ -300,18 +343,68 @@ pub struct Cancellation(Arc<CancellationState>);
 #[derive(Debug, Default)]
 struct CancellationState {
     cancelled: AtomicBool,
-    lock: Mutex<()>,
+    hooks: Mutex<Hooks>,
     changed: Condvar,
 }
 
+/// What is called at cancellation, by number.
+#[derive(Default)]
+struct Hooks {
+    next: u64,
+    waiting: BTreeMap<u64, Box<dyn FnOnce() + Send>>,
+}
+
+impl fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hooks").field("waiting", &self.waiting.len()).finish_non_exhaustive()
+    }
+}
+
+/// Keeps a hook of [`Cancellation::on_cancel`]; dropped, the hook is forgotten.
+#[derive(Debug)]
+#[must_use = "the hook is forgotten when this is dropped"]
+pub struct CancelHook {
+    token: Cancellation,
+    number: u64,
+}
+
+impl Drop for CancelHook {
+    fn drop(&mut self) {
+        let hook = self.token.hooks().waiting.remove(&self.number);
+        // What a hook holds is dropped when the lock is free.
+        drop(hook);
+    }
+}
+
 impl Cancellation {
-    /// Cancels; wakes every [`Cancellation::wait`].
+    /// Cancels; wakes every [`Cancellation::wait`] and calls every hook, on this thread.
     pub fn cancel(&self) {
         // The store happens under the lock so that a waiter cannot test, miss it and then sleep.
-        let guard = self.0.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hooks = self.hooks();
         self.0.cancelled.store(true, Ordering::Release);
-        drop(guard);
+        let waiting = std::mem::take(&mut hooks.waiting);
+        drop(hooks);
         self.0.changed.notify_all();
+        waiting.into_values().for_each(|hook| hook());
+    }
+
+    /// Calls `hook` once when it is cancelled, on the thread that cancels: at once where that has been done. The hook
+    /// must not wait. Nothing is called any more once what comes back is dropped, but for a call that is under way.
+    pub fn on_cancel(&self, hook: impl FnOnce() + Send + 'static) -> CancelHook {
+        let mut hooks = self.hooks();
+        let number = hooks.next;
+        hooks.next = hooks.next.wrapping_add(1);
+        if self.is_cancelled() {
+            drop(hooks);
+            hook();
+        } else {
+            hooks.waiting.insert(number, Box::new(hook));
+        }
+        CancelHook { token: self.clone(), number }
+    }
+
+    fn hooks(&self) -> MutexGuard<'_, Hooks> {
+        self.0.hooks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it has been cancelled.
@@ -321,8 +414,7 @@ impl Cancellation {
 
     /// Blocks the thread for `delay`, or until cancelled; returns whether it was cancelled.
     pub fn wait(&self, delay: Duration) -> bool {
-        let guard = self.0.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.0.changed.wait_timeout_while(guard, delay, |()| !self.is_cancelled());
+        let waited = self.0.changed.wait_timeout_while(self.hooks(), delay, |_| !self.is_cancelled());
         drop(waited);
         self.is_cancelled()
     }
@@ -361,5 +453,48 @@ impl Entry {
         } else {
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    fn counting(count: &Arc<AtomicUsize>) -> impl FnOnce() + Send + 'static {
+        let count = Arc::clone(count);
+        move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn hooks_are_called_once_and_not_when_forgotten() {
+        let (token, count) = (Cancellation::default(), Arc::new(AtomicUsize::new(0)));
+        let kept = token.on_cancel(counting(&count));
+        drop(token.on_cancel(counting(&count)));
+        assert_eq!(count.load(Ordering::Relaxed), 0);
+        token.cancel();
+        token.cancel();
+        assert_eq!(count.load(Ordering::Relaxed), 1);
+        let late = token.on_cancel(counting(&count));
+        assert_eq!(count.load(Ordering::Relaxed), 2, "it had been cancelled already");
+        drop((kept, late));
+        assert!(token.hooks().waiting.is_empty());
+    }
+
+    #[test]
+    fn a_hook_may_use_the_token_and_drop_its_own_guard() {
+        let token = Cancellation::default();
+        let slot: Arc<Mutex<Option<CancelHook>>> = Arc::default();
+        let (inner, held) = (token.clone(), Arc::clone(&slot));
+        let hook = token.on_cancel(move || {
+            assert!(inner.is_cancelled() && inner.wait(Duration::from_secs(3600)));
+            drop(held.lock().map(|mut held| held.take()));
+        });
+        *slot.lock().unwrap() = Some(hook);
+        token.cancel();
+        assert!(slot.lock().unwrap().is_none());
     }
 }

@@ -14,13 +14,14 @@ use super::instance_group::DeviceShare;
 use super::model::BackendKind;
 
 /// Parameters of a model's configuration that its scheduler or that of its device reads, whatever its backend.
-pub const SCHEDULER_PARAMETERS: [&str; 6] = [
+pub const SCHEDULER_PARAMETERS: [&str; 7] = [
     "max_queue_size",
     BATCHER,
     super::batch_cost::MAX_BATCH_TOKENS,
     super::batch_cost::BATCH_COST,
     DeviceShare::PARAMETERS[0],
     DeviceShare::PARAMETERS[1],
+    super::reuse::SINGLE_FLIGHT,
 ];
 
 /// The parameter that chooses the policy of the dynamic batcher.

@@ -9,6 +9,7 @@ mod ensemble;
 mod instance_group;
 mod metrics;
 mod model;
+mod reuse;
 mod tensors;
 mod version_policy;
 mod warmup;
@@ -21,5 +22,6 @@ pub use batching::{
 pub use ensemble::{CheckedEnsemble, Composing, EnsembleGraph, EnsembleStep, StepTensor};
 pub use instance_group::{DeviceShare, InstanceGroup, InstanceKind, RateLimiter, Resource};
 pub use model::{BackendKind, ModelConfig, Scheduling};
+pub use reuse::Reuse;
 pub use version_policy::VersionPolicy;
 pub use warmup::{WarmupInput, WarmupSample, WarmupSource};

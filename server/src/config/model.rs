@@ -13,6 +13,7 @@ use super::batching::{self, BatchingSpecs, DynamicBatching, QueuePolicy};
 use super::ensemble::EnsembleGraph;
 use super::instance_group::{DeviceShare, InstanceGroup};
 use super::metrics;
+use super::reuse::Reuse;
 use super::tensors;
 use super::version_policy::VersionPolicy;
 use super::warmup::WarmupSample;
@@ -69,6 +70,8 @@ pub struct ModelConfig {
     pub device_share: DeviceShare,
     /// How requests come to run.
     pub scheduling: Scheduling,
+    /// What of its answers is used again.
+    pub reuse: Reuse,
     /// A request may get any number of responses.
     pub decoupled: bool,
     /// Levels of ensembles, this one included: 0 for a plain model, and for an ensemble that has not been
@@ -125,6 +128,7 @@ impl ModelConfig {
         let warmup = WarmupSample::parse_all(&model, &written.model_warmup, max_batch_rows, &mut problems);
         let first_response_bounds = metrics::first_response_bounds(&model, written.model_metrics.as_ref(), &mut problems);
         refuse_unsupported(&written, &mut problems);
+        let reuse = Reuse::parse(&written, &parameters, &mut problems);
         let specs = Specs { backend, max_batch_rows, inputs: &inputs, outputs: &outputs, parameters: &parameters };
         let scheduling = parse_scheduling(&written, &specs, &mut problems);
         let (Some(scheduling), true) = (scheduling, problems.is_empty()) else {
@@ -146,6 +150,7 @@ impl ModelConfig {
             instance_groups,
             device_share,
             scheduling,
+            reuse,
             decoupled,
             nesting: 0,
             parameters,
@@ -321,7 +326,6 @@ fn refuse_unsupported(written: &wire::ModelConfig, problems: &mut Vec<ConfigProb
         (written.model_repository_agents.is_some(), "model_repository_agents"),
         (written.model_operations.is_some(), "model_operations"),
         (is_other_weights_file(written), "default_model_filename (models on candle are read from model.safetensors)"),
-        (written.response_cache.is_some_and(|cache| cache.enable), "response_cache.enable"),
     ];
     for (is_set, field) in refused {
         if is_set {

@@ -3,33 +3,7 @@
 use tokio::sync::oneshot;
 
 use crate::error::InferError;
-use crate::request::{Cancellation, Delivery, InferResponse, ResponseSink};
-
-/// Puts the deliveries of a model that is not decoupled together: exactly one response is right.
-#[derive(Debug, Default)]
-pub(super) struct SingleResponse {
-    responses: usize,
-    first: Option<Box<InferResponse>>,
-}
-
-impl SingleResponse {
-    /// Takes a delivery; after the last one, the outcome.
-    pub(super) fn take(&mut self, delivery: Delivery) -> Option<Result<Box<InferResponse>, InferError>> {
-        let is_last = delivery.is_last();
-        match delivery {
-            Delivery::Response { response, .. } => {
-                self.responses = self.responses.saturating_add(1);
-                self.first.get_or_insert(response);
-            }
-            Delivery::Failed { error, .. } => return Some(Err(error)),
-            Delivery::Final => {}
-        }
-        is_last.then(|| match (self.first.take(), self.responses) {
-            (Some(response), 1) => Ok(response),
-            (_, got) => Err(InferError::ResponseCount { got }),
-        })
-    }
-}
+use crate::request::{Cancellation, Delivery, InferResponse, ResponseSink, SingleResponse};
 
 /// Answers a unary call.
 pub(super) struct UnarySink {

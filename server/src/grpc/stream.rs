@@ -17,10 +17,9 @@ use tonic::{Request, Status, Streaming};
 use crate::clock;
 use crate::config::ModelConfig;
 use crate::error::InferError;
-use crate::request::{Cancellation, Delivery, InferResponse, Parameters, Responder, ResponseSink};
+use crate::request::{Cancellation, Delivery, InferResponse, Parameters, Responder, ResponseSink, SingleResponse};
 use crate::scheduler::ModelHandle;
 
-use super::answer::SingleResponse;
 use super::deadline::Deadline;
 use super::encode::{self, Correlation};
 use super::front_end::FrontEnd;

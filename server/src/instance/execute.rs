@@ -87,7 +87,7 @@ impl Execution {
         let start = clock::now();
         let (rows, origin) = (batch.rows(), origin(&served, &batch));
         let outputs = served.config.outputs.len();
-        let requests = batch
+        let mut requests: Vec<Running> = batch
             .into_iter()
             .map(|Member { item: entry, rows }| {
                 let mut request = entry.request;
@@ -105,6 +105,7 @@ impl Execution {
                 }
             })
             .collect();
+        requests.iter_mut().filter_map(|running| running.responder.as_mut()).for_each(Responder::started);
         let marks = Marks { start, input_done: None, infer_done: None };
         let outputs = vec![None; outputs];
         Self { served, requests, rows, outputs, marks, recorded: false, origin, seat: None, left_rows: 0, real: 0, padding: 0 }

@@ -17,6 +17,7 @@ use crate::instance::{Backend, InstancePool, InstanceSlot, ModelInstance, Served
 use crate::observe::statistics::{Extent, ModelStatistics};
 use crate::request::VersionChoice;
 use crate::scheduler::ensemble::EnsembleScheduler;
+use crate::scheduler::reuse::ResponseCache;
 use crate::scheduler::{ComposingModels, ModelHandle};
 
 use super::Repository;
@@ -113,6 +114,12 @@ impl Repository {
     /// # Errors
     /// The versions that could not be opened, each with its reason; those that could are closed again.
     pub(super) async fn open(&self, definition: &Arc<Definition>, failures: &BTreeMap<String, String>) -> OpenResult {
+        if definition.config.reuse.response_cache && self.cache.is_none() {
+            tracing::warn!(
+                model = %definition.config.name,
+                "response_cache is enabled, but the server has no cache; served without (--cache-config local,size=BYTES)"
+            );
+        }
         if definition.config.backend == BackendKind::Ensemble {
             return self.open_ensemble(definition, failures);
         }
@@ -121,11 +128,12 @@ impl Repository {
             let blank = self.blank(definition, *version);
             let permits = Arc::clone(&self.permits);
             let devices = Arc::clone(&self.devices);
+            let cache = self.cache.clone();
             let this = self.this.clone();
             tasks.push((
                 *version,
                 tokio::spawn(async move {
-                    let opened = open_instances(blank, permits, devices).await?;
+                    let opened = open_instances(blank, permits, devices, cache).await?;
                     if let Some(instances) = &opened.live.instances {
                         // Readiness depends on it, so whoever watches that must look again.
                         instances.on_failure(move || this.upgrade().iter().for_each(|repository| repository.announce()));
@@ -190,6 +198,7 @@ impl Repository {
         let composers = Arc::new(Composers { repository: self.this.clone(), _farewell: farewell });
         let scheduler = EnsembleScheduler::new(Arc::clone(&config), version, Arc::clone(&statistics), composers)?;
         let handle = ModelHandle::new(Arc::clone(&config), version, Arc::clone(&statistics), scheduler);
+        let handle = handle.with_cache(self.cache.as_ref());
         let live = Live { handle: Arc::new(handle), instances: None };
         Ok(Opened { generation, config, statistics, live, load_seconds: clock::now().since(started).as_secs_f64() })
     }
@@ -252,7 +261,12 @@ impl Repository {
 }
 
 /// Opens the backend and starts the instances on a blocking thread, then the scheduler on the runtime.
-async fn open_instances(blank: Blank, permits: Arc<tokio::sync::Semaphore>, devices: Arc<Devices>) -> Result<Opened, LoadError> {
+async fn open_instances(
+    blank: Blank,
+    permits: Arc<tokio::sync::Semaphore>,
+    devices: Arc<Devices>,
+    cache: Option<Arc<ResponseCache>>,
+) -> Result<Opened, LoadError> {
     let Blank { served, generation, farewell } = blank;
     let gone = |reason: &str| LoadError::Thread { model: served.config.name.to_string(), reason: reason.to_owned() };
     let permit = permits.acquire_owned().await.map_err(|_| gone("the server is ending"))?;
@@ -274,6 +288,7 @@ async fn open_instances(blank: Blank, permits: Arc<tokio::sync::Semaphore>, devi
     let config = Arc::clone(&served.config);
     let statistics = Arc::clone(&served.statistics);
     let handle = ModelHandle::over_instances(Arc::clone(&config), served.version, Arc::clone(&statistics), instances.clone());
+    let handle = handle.with_cache(cache.as_ref());
     let live = Live { handle: Arc::new(handle), instances: Some(instances) };
     Ok(Opened { generation, config, statistics, live, load_seconds: clock::now().since(started).as_secs_f64() })
 }

@@ -7,7 +7,7 @@
 //! **Invariant:** the lock on the records is never held while a model is opened, dropped or called.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -24,6 +24,7 @@ use crate::observe::metrics::{self, Page};
 use crate::observe::options::MetricsOptions;
 use crate::observe::statistics::ModelStatistics;
 use crate::request::VersionChoice;
+use crate::scheduler::reuse::ResponseCache;
 use crate::scheduler::{ComposingModels, ModelHandle};
 
 mod definition;
@@ -77,6 +78,8 @@ pub struct RepositoryOptions {
     pub metrics: MetricsOptions,
     /// How models share devices.
     pub devices: DeviceOptions,
+    /// Bytes of the response cache of all models; without it there is none.
+    pub response_cache_bytes: Option<NonZeroU64>,
 }
 
 impl RepositoryOptions {
@@ -93,6 +96,7 @@ impl RepositoryOptions {
             auto_complete: true,
             metrics: MetricsOptions::default(),
             devices: DeviceOptions::default(),
+            response_cache_bytes: None,
         }
     }
 }
@@ -143,6 +147,7 @@ pub struct Repository {
     permits: Arc<Semaphore>,
     /// What the instances of all models share.
     devices: Arc<Devices>,
+    cache: Option<Arc<ResponseCache>>,
     /// Gives each version that is opened, and each override, a number of its own.
     numbers: AtomicU64,
     /// Versions that are open, serving or not.
@@ -160,6 +165,7 @@ impl Repository {
         Arc::new_cyclic(|this| Self {
             permits: Arc::new(Semaphore::new(options.load_threads.get())),
             devices: Arc::new(Devices::new(options.devices.clone())),
+            cache: options.response_cache_bytes.map(|size| Arc::new(ResponseCache::new(size))),
             reading: Reading {
                 roots: scan::distinct(&options.roots),
                 config_name: options.config_name.clone(),

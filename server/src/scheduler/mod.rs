@@ -1,8 +1,10 @@
-//! Owns the way from a checked request to a batch: validation, queues, the dynamic batcher, ensembles.
+//! Owns the way from a checked request to a batch: validation, reuse of answers, queues, the dynamic batcher,
+//! ensembles.
 //! May import the words, `config`, `instance` (its handle) and `observe`; must never import `grpc`,
 //! `repository`, `proto` or `models`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::{self, Timestamp};
 use crate::config::{ModelConfig, TimeoutAction};
@@ -17,6 +19,7 @@ pub mod direct;
 pub mod dynamic;
 pub mod ensemble;
 pub mod queue;
+pub mod reuse;
 pub mod simulation;
 pub mod validate;
 
@@ -24,15 +27,26 @@ mod driver;
 mod mailbox;
 mod timer;
 
+use reuse::{ResponseCache, SharedAnswers};
+
 /// Decides when entries run, and with which others.
 pub trait Scheduler: Send + Sync {
     /// Takes a group of entries: one request, or the requests of a whole batch. Every entry is answered
     /// through its responder, refusals included. It never blocks.
     fn enqueue(&self, group: Vec<Entry>);
 
+    /// The numbers of the loads of all models that a request would run through now, besides this one: none but for an
+    /// ensemble.
+    fn composing(&self) -> Vec<u64> {
+        Vec::new()
+    }
+
     /// Holds nothing back any more: the server is stopping, and what waits for more to come would wait in vain.
     fn release(&self) {}
 }
+
+/// Gives each load of a model version a number of its own.
+static LOADS: AtomicU64 = AtomicU64::new(1);
 
 /// A model version that takes requests. It serves until the last handle is dropped: a version that was
 /// replaced finishes what holds it.
@@ -43,13 +57,33 @@ pub struct ModelHandle {
     pub version: u64,
     /// Its statistics.
     pub statistics: Arc<ModelStatistics>,
+    /// Which of all loads made it.
+    load: u64,
+    /// Answers what need not run, where the configuration asks for that.
+    shared: Option<Arc<SharedAnswers>>,
     scheduler: Arc<dyn Scheduler>,
 }
 
 impl ModelHandle {
     /// A handle over the scheduler that its configuration asks for.
+    ///
+    /// Must be called within a tokio runtime where the model has single flight.
     pub fn new(config: Arc<ModelConfig>, version: u64, statistics: Arc<ModelStatistics>, scheduler: Arc<dyn Scheduler>) -> Self {
-        Self { config, version, statistics, scheduler }
+        let load = LOADS.fetch_add(1, Ordering::Relaxed);
+        let handle = Self { config, version, statistics, load, shared: None, scheduler };
+        handle.with_cache(None)
+    }
+
+    /// The same, with the server's response cache for its answers, where the configuration asks for it.
+    #[must_use]
+    pub fn with_cache(self, cache: Option<&Arc<ResponseCache>>) -> Self {
+        let origin = reuse::Origin {
+            config: Arc::clone(&self.config),
+            version: self.version,
+            load: self.load,
+            statistics: Arc::clone(&self.statistics),
+        };
+        Self { shared: SharedAnswers::start(origin, cache), ..self }
     }
 
     /// Starts the scheduler of a model that runs on instances (any but an ensemble).
@@ -72,7 +106,14 @@ impl ModelHandle {
 
     /// Whether its answers go through the response cache.
     pub fn is_cached(&self) -> bool {
-        false
+        self.shared.as_ref().is_some_and(|shared| shared.is_cached())
+    }
+
+    /// The numbers of its load and of the loads of all that it is composed of now.
+    pub(super) fn loads(&self) -> Vec<u64> {
+        let mut loads = self.scheduler.composing();
+        loads.push(self.load);
+        loads
     }
 
     /// Holds nothing back any more; called when the server stops.
@@ -85,7 +126,11 @@ impl ModelHandle {
     pub fn submit(&self, request: InferRequest, mut responder: Responder) {
         match validate::validate(request, &self.config) {
             Ok(request) => {
-                self.scheduler.enqueue(vec![entry(&self.config, request, responder, clock::now())]);
+                let entry = entry(&self.config, request, responder, clock::now());
+                match &self.shared {
+                    None => self.scheduler.enqueue(vec![entry]),
+                    Some(shared) => shared.submit(entry, &self.scheduler),
+                }
             }
             Err(error) => responder.fail(error),
         }

@@ -68,7 +68,17 @@ REFUSED = {
     "batch input": (
         PLAIN + 'batch_input { kind: BATCH_ELEMENT_COUNT target_name: "X" data_type: TYPE_FP32 source_input: "INPUT0" }\n',
         r"batch_input"),
-    "response cache": (PLAIN + "response_cache { enable: true }\n", r"response_cache"),
+    "cached answers of a decoupled model": (
+        PLAIN + "response_cache { enable: true } model_transaction_policy { decoupled: true }\n",
+        r"'response_cache' cannot be used with a decoupled"),
+    "shared executions of a decoupled model": (
+        PLAIN + 'parameters { key: "single_flight" value { string_value: "true" } } '
+                "model_transaction_policy { decoupled: true }\n", r"single_flight.* cannot be used with a decoupled"),
+    "cached answers of sequences": (
+        PLAIN + "max_batch_size: 4 sequence_batching { } response_cache { enable: true }\n",
+        r"'response_cache' cannot be used with sequence_batching"),
+    "single flight by another word": (
+        PLAIN + 'parameters { key: "single_flight" value { string_value: "yes" } }\n', r"true or false, got yes"),
     "repository agents": (
         PLAIN + 'model_repository_agents { agents { name: "checksum" } }\n', r"model_repository_agents"),
     "custom operations": (PLAIN + 'model_operations { op_library_filename: "x.so" }\n', r"model_operations"),

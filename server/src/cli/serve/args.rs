@@ -1,6 +1,6 @@
 //! Flags of `alcedo serve`, named as Triton names them where it has them, and what they mean together.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -65,6 +65,15 @@ struct ModelArgs {
     /// How many batches of all models a device runs side by side; repeatable [default: cpu=<cores>, others 1].
     #[arg(long, value_name = "DEVICE=COUNT", value_parser = parse_slots)]
     device_slots: Vec<(String, NonZeroUsize)>,
+    /// Response cache of the models that ask for one: local,size=BYTES; the only cache is local.
+    #[arg(long, value_name = "CACHE,SETTING=VALUE", value_parser = parse_cache)]
+    cache_config: Vec<NonZeroU64>,
+    /// Older form of --cache-config local,size=BYTES; 0 is none.
+    #[arg(long, value_name = "BYTES", hide = true)]
+    response_cache_byte_size: Option<u64>,
+    /// Where Triton looks for caches; the cache of this server is part of it, so that a warning is all that comes of it.
+    #[arg(long, value_name = "DIR", hide = true)]
+    cache_directory: Option<PathBuf>,
     /// Fill in nothing that a configuration leaves out from the model's files.
     #[arg(long, action = ArgAction::Set, default_value_t = false, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false", hide_possible_values = true)]
     disable_auto_complete_config: bool,
@@ -88,6 +97,22 @@ enum RateLimit {
     Off,
     #[value(name = "execution_count")]
     ExecutionCount,
+}
+
+/// Parses `local,size=BYTES`.
+fn parse_cache(text: &str) -> Result<NonZeroU64, String> {
+    const EXPECTED: &str = "expected local,size=BYTES";
+    let (cache, setting) = text.split_once(',').unwrap_or((text, ""));
+    match cache {
+        "local" => {}
+        "redis" => return Err(format!("the cache 'redis' is not supported by this server; {EXPECTED}")),
+        other => return Err(format!("there is no cache '{other}'; {EXPECTED}")),
+    }
+    match setting.split_once('=') {
+        Some(("size", bytes)) => bytes.parse().map_err(|_| format!("{EXPECTED}, with a size of at least 1, got '{bytes}'")),
+        Some((other, _)) => Err(format!("the cache 'local' has no setting '{other}'; {EXPECTED}")),
+        None => Err(EXPECTED.to_owned()),
+    }
 }
 
 /// Parses `NAME:COUNT` or `NAME:COUNT:DEVICE`.
@@ -238,6 +263,19 @@ impl Default for GrpcConfig {
 }
 
 impl ModelArgs {
+    /// The size of the response cache, if there is to be one.
+    ///
+    /// # Errors
+    /// [`ServeError::CacheTwice`].
+    fn response_cache_bytes(&self) -> Result<Option<NonZeroU64>, ServeError> {
+        match (self.cache_config.as_slice(), self.response_cache_byte_size) {
+            ([], None) => Ok(None),
+            ([], Some(bytes)) => Ok(NonZeroU64::new(bytes)),
+            ([bytes], None) => Ok(Some(*bytes)),
+            _ => Err(ServeError::CacheTwice),
+        }
+    }
+
     fn device_options(&self) -> DeviceOptions {
         DeviceOptions {
             slots: self.device_slots.iter().cloned().collect(),
@@ -248,11 +286,18 @@ impl ModelArgs {
 }
 
 impl ServeArgs {
+    /// Names the flags that were accepted and do nothing.
+    pub(super) fn warn_unused(&self) {
+        if self.models.cache_directory.is_some() {
+            tracing::warn!("--cache-directory does nothing: the response cache is part of this server");
+        }
+    }
+
     /// What the flags mean together.
     ///
     /// # Errors
     /// [`ServeError::Poll`], [`ServeError::LoadModelWithoutExplicit`], [`ServeError::NothingServed`],
-    /// [`ServeError::Metrics`].
+    /// [`ServeError::CacheTwice`], [`ServeError::Metrics`].
     pub(super) fn server_config(&self) -> Result<ServerConfig, ServeError> {
         let (models, listen, life) = (&self.models, &self.listen, &self.life);
         let control_mode = match models.model_control_mode {
@@ -275,6 +320,7 @@ impl ServeArgs {
             auto_complete: !models.disable_auto_complete_config,
             metrics: self.metrics.options()?,
             devices: models.device_options(),
+            response_cache_bytes: models.response_cache_bytes()?,
             ..RepositoryOptions::new(models.model_repository.clone())
         };
         let address = |host: &str, port, flag| Address { host: host.to_owned(), port, flag };
@@ -377,6 +423,34 @@ mod tests {
         assert_eq!(slots, [("cpu", 2), ("gpu=0", 3)]);
         let unlimited = config("--model-repository a --rate-limit off").unwrap().repository.devices;
         assert_eq!(unlimited, DeviceOptions::default());
+    }
+
+    #[test]
+    fn the_cache_has_a_size_in_either_form() {
+        let size = |flags: &str| {
+            config(&format!("--model-repository a {flags}"))
+                .map(|config| config.repository.response_cache_bytes.map(NonZeroU64::get))
+        };
+        assert_eq!(size(""), Ok(None));
+        assert_eq!(size("--cache-config local,size=1048576"), Ok(Some(1_048_576)));
+        assert_eq!(size("--cache-config=local,size=7 --cache-directory /x"), Ok(Some(7)));
+        assert_eq!(size("--response-cache-byte-size=9"), Ok(Some(9)));
+        assert_eq!(size("--response-cache-byte-size 0"), Ok(None));
+        let refused = [
+            ("--cache-config redis,host=h", "the cache 'redis' is not supported by this server"),
+            ("--cache-config disk,size=1", "there is no cache 'disk'"),
+            ("--cache-config local", "expected local,size=BYTES"),
+            ("--cache-config local,size=0", "at least 1, got '0'"),
+            ("--cache-config local,size=1M", "at least 1, got '1M'"),
+            ("--cache-config local,ttl=3", "the cache 'local' has no setting 'ttl'"),
+            ("--cache-config local,size=1 --cache-config local,size=2", "more than once"),
+            ("--cache-config local,size=1 --response-cache-byte-size=1", "more than once"),
+            ("--response-cache-byte-size=-1", "-1"),
+        ];
+        for (flags, text) in refused {
+            let error = size(flags).unwrap_err();
+            assert!(error.contains(text), "{flags}: {error}");
+        }
     }
 
     #[test]

@@ -28,6 +28,10 @@ pub(in crate::cli) enum ServeError {
     Poll,
     #[error("--load-model needs --model-control-mode explicit; in mode none every model is loaded")]
     LoadModelWithoutExplicit,
+    #[error(
+        "the size of the response cache is given more than once; give --cache-config local,size=BYTES once, and no --response-cache-byte-size"
+    )]
+    CacheTwice,
     #[error("there is nothing to serve: --allow-grpc and --allow-http are both false")]
     NothingServed,
     #[error("invalid value for '--metrics-config': {0}")]
@@ -53,7 +57,7 @@ pub(in crate::cli) enum ServeError {
 impl ServeError {
     /// Whether the command line was not understood.
     pub(super) fn is_usage(&self) -> bool {
-        matches!(self, Self::Poll | Self::LoadModelWithoutExplicit | Self::NothingServed | Self::Metrics(_))
+        matches!(self, Self::Poll | Self::LoadModelWithoutExplicit | Self::NothingServed | Self::CacheTwice | Self::Metrics(_))
     }
 }
 
@@ -64,6 +68,7 @@ impl ServeError {
 pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
     let config = args.server_config()?;
     args.log.start()?;
+    args.warn_unused();
     let runtime = runtime(config.threads)?;
     let ended = runtime.block_on(async {
         let mut signals = Signals::watch()?;

@@ -75,6 +75,9 @@ impl EnsembleGraph {
             check.step(position, step, &composing.config)?;
         }
         check.outputs()?;
+        if let (true, Some(field)) = (check.decoupled, ensemble.reuse.fields().next()) {
+            return Err(EnsembleProblem::DecoupledReuse { ensemble: check.name(), field });
+        }
         let nesting = check.nesting + 1;
         if nesting > MAX_NESTING {
             return Err(EnsembleProblem::TooDeep { ensemble: check.name(), nesting, limit: MAX_NESTING });

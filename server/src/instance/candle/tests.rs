@@ -318,11 +318,8 @@ fn configurations_that_do_not_suit_are_refused() {
         refusal(&format!("{ENCODER} parameters {{ key: \"{key}\" value {{ string_value: \"{value}\" }} }}"))
     };
     assert_eq!(parameter("model", "decoder"), "parameter 'model' of model 'm' must be 'encoder' or 'tokenizer', got 'decoder'");
-    assert_eq!(
-        parameter("pooling", "cls"),
-        "'candle' has no parameter 'pooling' (model 'm'); it takes: model, max_queue_size, batcher, max_batch_tokens, \
-         batch_cost, device_priority, device_weight"
-    );
+    let known = crate::config::SCHEDULER_PARAMETERS.join(", ");
+    assert_eq!(parameter("pooling", "cls"), format!("'candle' has no parameter 'pooling' (model 'm'); it takes: model, {known}"));
     assert_eq!(
         refusal(&format!("{ENCODER} instance_group {{ kind: KIND_GPU }}")),
         "instance group of model 'm' asks for KIND_GPU, but this build has no CUDA support; write KIND_CPU or KIND_AUTO"

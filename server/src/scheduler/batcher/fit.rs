@@ -25,6 +25,10 @@ const MIN_SPREAD: f64 = 0.01;
 /// Deviation of the share of the fixed part, before anything is known: it is spread evenly over 0 to 1.
 const PRIOR_DEVIATION: f64 = 0.29;
 
+/// The share of the time that is taken to grow with the cost while nothing has shown it. It is small, so
+/// that the window tries a larger batch, which shows it.
+const SLOPED: f64 = 0.1;
+
 /// A mean absolute deviation times this is the standard deviation of normal noise.
 const NORMAL: f64 = 1.25;
 
@@ -35,7 +39,7 @@ const NORMAL: f64 = 1.25;
 ///
 /// - *What is not seen again is not forgotten.* While batches all have the same cost they tell nothing
 ///   about the slope, and what is known of it stays; it is forgotten as batches of other costs replace it.
-/// - *A slope nobody has shown is guessed.* With one cost only, half of the time is taken to be fixed. The
+/// - *A slope nobody has shown is guessed.* With one cost only, most of the time is taken to be fixed. The
 ///   guess weighs as much as the noise of the observations makes it, so two batches of clearly different
 ///   costs overrule it.
 ///
@@ -69,6 +73,8 @@ pub struct ExecutionFit {
 struct Line {
     fixed: f64,
     per_cost: f64,
+    /// The share of the guess in the slope, from 0 to 1.
+    guessed: f64,
 }
 
 impl Line {
@@ -79,7 +85,7 @@ impl Line {
     /// The part of the time at this cost that grows with it.
     fn sloped_share(self, cost: f64) -> f64 {
         let whole = self.at(cost);
-        if whole > 0.0 { self.per_cost * cost / whole } else { 0.5 }
+        if whole > 0.0 { self.per_cost * cost / whole } else { SLOPED }
     }
 }
 
@@ -99,6 +105,18 @@ impl ExecutionFit {
     /// How long a batch of this cost is expected to take; nothing before the first observation.
     pub fn predict(&self, cost: u64) -> Option<Duration> {
         (self.seen > 0).then(|| nanos(self.line.at(cost as f64)))
+    }
+
+    /// What a batch of this cost surely takes, short of luck: the prediction less the spread, and less what the
+    /// prediction owes to a guess about the slope. Nothing before the first observation.
+    pub fn at_least(&self, cost: u64) -> Option<Duration> {
+        let slope = if (cost as f64) < self.cost {
+            self.line.per_cost + self.line.guessed * (self.proportional() - self.line.per_cost)
+        } else {
+            self.line.per_cost * (1.0 - self.line.guessed)
+        };
+        let expected = nanos(self.nanos + slope * (cost as f64 - self.cost));
+        (self.seen > 0).then(|| expected.min(nanos(self.line.at(cost as f64))).saturating_sub(self.spread()))
     }
 
     /// The part of the time that does not depend on the cost.
@@ -171,17 +189,22 @@ impl ExecutionFit {
         self.cost_nanos += distance * (nanos - self.nanos);
     }
 
+    fn proportional(&self) -> f64 {
+        if self.cost > 0.0 { self.nanos / self.cost } else { 0.0 }
+    }
+
     fn solve(&self) -> Line {
         if self.cost <= 0.0 {
-            return Line { fixed: self.nanos, per_cost: 0.0 };
+            return Line { fixed: self.nanos, per_cost: 0.0, guessed: 1.0 };
         }
-        let proportional = self.nanos / self.cost;
+        let proportional = self.proportional();
         let noise = (self.deviation / self.nanos.max(1.0)).max(MIN_SPREAD) / PRIOR_DEVIATION;
         let guess = noise * noise * self.cost * self.cost;
-        let share = self.former.map_or(0.5, |line| line.sloped_share(self.cost));
+        let share = self.former.map_or(SLOPED, |line| line.sloped_share(self.cost));
         let slope = (self.cost_nanos + guess * share * proportional) / (self.cost_cost + guess);
         let per_cost = slope.clamp(0.0, proportional);
-        Line { fixed: (self.nanos - per_cost * self.cost).max(0.0), per_cost }
+        let guessed = guess / (self.cost_cost + guess);
+        Line { fixed: (self.nanos - per_cost * self.cost).max(0.0), per_cost, guessed }
     }
 }
 
@@ -224,17 +247,29 @@ mod tests {
     fn it_finds_both_parts_of_a_line() {
         for (fixed, per_cost) in [(1000.0, 10.0), (50.0, 100.0), (0.0, 30.0), (2000.0, 0.0)] {
             let fit = fitted(&[1, 8, 3, 16, 5], 40, |cost| fixed + per_cost * cost as f64);
-            assert_near(fit.fixed(), fixed, 0.02);
+            assert_near(fit.fixed() + Duration::from_micros(10), fixed + 10.0, 0.03);
             assert_near(fit.predict(64).unwrap(), fixed + per_cost * 64.0, 0.02);
         }
     }
 
     #[test]
-    fn one_cost_alone_is_split_in_halves() {
+    fn one_cost_alone_is_taken_as_mostly_fixed() {
         let fit = fitted(&[8], 20, |_| 800.0);
         assert_near(fit.predict(8).unwrap(), 800.0, 0.001);
-        assert_near(fit.fixed(), 400.0, 0.001);
-        assert_near(fit.predict(16).unwrap(), 1200.0, 0.001);
+        assert_near(fit.fixed(), 720.0, 0.001);
+        assert_near(fit.predict(16).unwrap(), 880.0, 0.001);
+    }
+
+    #[test]
+    fn what_is_guessed_is_not_sure() {
+        let fit = fitted(&[8], 50, |_| 800.0);
+        // If all of the time grew with the cost, a batch of one would take an eighth.
+        assert_near(fit.at_least(1).unwrap(), 100.0 - 8.0, 0.01);
+        assert_near(fit.at_least(80).unwrap(), 800.0 - 8.0, 0.01);
+        let fit = fitted(&[1, 8], 50, |cost| 720.0 + 10.0 * cost as f64);
+        let spread = fit.spread().as_nanos() as f64 / 1000.0;
+        assert_near(fit.at_least(1).unwrap(), 730.0 - spread, 0.01);
+        assert_near(fit.at_least(80).unwrap(), 1520.0 - spread, 0.01);
     }
 
     #[test]

@@ -83,10 +83,10 @@ impl Forecast {
         self.flights.push_back(Flight { id, entries, cost, started });
     }
 
-    /// A batch has ended, or never ran.
-    pub(super) fn arrive(&mut self, now: Timestamp, id: u64, ran: Option<Ran>) {
-        let Some(at) = self.flights.iter().position(|flight| flight.id == id) else { return };
-        self.flights.remove(at);
+    /// A batch has ended, or never ran. Returns how many entries it had, as far as is known.
+    pub(super) fn arrive(&mut self, now: Timestamp, id: u64, ran: Option<Ran>) -> usize {
+        let flight = self.flights.iter().position(|flight| flight.id == id).and_then(|at| self.flights.remove(at));
+        let Some(flight) = flight else { return 0 };
         if self.flights.len() + 1 == self.instances() {
             self.idle_since = now;
         }
@@ -96,11 +96,12 @@ impl Forecast {
         if let Some(ran) = ran {
             self.fit.observe(ran.cost, ran.took);
         }
+        flight.entries
     }
 
     /// What a batch of this cost takes at least, short of luck; zero where nothing is known.
     pub(super) fn surely(&self, cost: u64) -> Duration {
-        self.fit.predict(cost).map_or(Duration::ZERO, |took| took.saturating_sub(self.fit.spread()))
+        self.fit.at_least(cost).unwrap_or(Duration::ZERO)
     }
 
     /// What a batch of this cost takes at most, short of bad luck; zero where nothing is known.

@@ -10,6 +10,7 @@ use crate::config::{BatcherKind, DynamicBatching};
 
 use super::queue::{Lapse, Refusal, Waiting};
 
+mod arrivals;
 mod compat;
 pub mod fit;
 mod forecast;
@@ -169,9 +170,9 @@ impl<T> DynamicBatcher<T> {
 
     /// Says that a batch of this batcher has ended, and how long it ran; `None` if it did not run at all.
     pub fn finish(&mut self, now: Timestamp, id: u64, ran: Option<Ran>) {
-        self.forecast.arrive(now, id, ran);
+        let entries = self.forecast.arrive(now, id, ran);
         if let Policy::Default(queue) = &mut self.policy {
-            queue.finished(now, ran.map(|ran| ran.took));
+            queue.finished(now, entries, ran.map(|ran| ran.took));
         }
     }
 

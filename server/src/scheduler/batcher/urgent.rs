@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::batch::{Batch, Trigger};
 use crate::clock::Timestamp;
-use crate::config::{DynamicBatching, WindowPolicy};
+use crate::config::DynamicBatching;
 
 use super::super::queue::{Buckets, Judgment, Lapse, Lead, Refusal, Slot, Waiting, Work};
 use super::Room;
@@ -62,13 +62,9 @@ enum Out {
 
 impl<T> UrgentFirst<T> {
     pub(super) fn new(policy: DynamicBatching) -> Self {
-        let window = match policy.window {
-            WindowPolicy::Auto { cap } => Window::new(cap),
-            WindowPolicy::Fixed(delay) => Window::fixed(delay),
-        };
         Self {
             buckets: Buckets::new(policy.policies.len(), policy.preserve_ordering),
-            window,
+            window: Window::new(policy.window),
             policy,
             lapsed: Vec::new(),
             waiting_since: Timestamp::default(),
@@ -200,10 +196,10 @@ impl<T> UrgentFirst<T> {
         std::mem::take(&mut self.lapsed)
     }
 
-    /// A batch has ended.
-    pub(super) fn finished(&mut self, now: Timestamp, took: Option<Duration>) {
+    /// A batch of so many entries has ended.
+    pub(super) fn finished(&mut self, now: Timestamp, entries: usize, took: Option<Duration>) {
         if let Some(took) = took {
-            self.window.finished(now, took);
+            self.window.finished(now, entries, took);
         }
         self.decided = None;
     }

@@ -1,64 +1,53 @@
 //! The self-tuned batching window: whether an idle instance should wait for more requests. Pure.
 //!
 //! # The rule
-//! Let an execution of cost `c` take `t(c) = a + b c` ([`ExecutionFit`]), let `n` requests of cost `c` wait
-//! at an idle instance, and let `m` more be expected within `x`. If the batch starts now, the `n` finish
-//! after `t(c)` and the `m` after a second execution; if it waits, all finish after `x` and one execution
-//! of all. The sum of latencies is smaller with waiting if
+//! Let an execution of `n` requests take `t(n) = a + b n` ([`ExecutionFit`]), let `n` wait at an idle instance,
+//! let `m` more come within `x` and `r` more behind those, but while the batch would run. If the batch
+//! starts now, the `n` finish after `t(n)` and the `m + r` after `t(n) + t(m + r)`; if it waits, the `n + m`
+//! finish after `x + t(n + m)` and the `r` after another `t(r)`. Summed over all, waiting is better if
 //!
 //! ```text
-//! m (a - b c)  >  (n + m) x
+//! m (a + b r - b n)  >  (n + m + r) x
 //! ```
 //!
-//! and the device is free earlier by `a - x` if anyone comes at all, which those gain who queue behind:
-//! `K`, the arrivals during one execution times the share of time the device is busy. So the window waits
-//! for the `x` that maximizes
+//! Besides, the device is free earlier by `a - x` if nobody comes behind the `m`, or later by `x`. That is felt by `K`
+//! requests: those that come during an execution, times the share of time the device is busy, and
+//! through their longer execution those behind them: `K = rho lambda t / (1 - lambda b)`. In a closed loop
+//! this makes the rule "wait if all are back within `a`", which is what maximizes its throughput. Where
+//! batches reach their limit, room that is filled is an execution spared in parts. The window waits for the `x`
+//! that maximizes
 //!
 //! ```text
-//! m(x) (a - b c) + K (p(x) a - x) - (n + m(x)) x
+//! m (a + b r - b n) + K (s a - x) - (n + m + r) x,    s = max(p exp(-r), m / limit)
 //! ```
 //!
-//! where `p(x)` is the probability that somebody comes, if that is more than nothing. Waiting longer than
-//! `a` never pays: two executions would have been over sooner. The decision is taken anew at each arrival
-//! and at its end, when the silence itself has told something.
+//! where `p` is the probability that somebody comes within `x`, if that is more than nothing. It never waits
+//! longer than `a` in all: two executions would have been over sooner. The decision is taken anew at each arrival and
+//! at its end, when the silence itself has told something. What is expected, `m(x)`, is learned in
+//! [`super::arrivals`]; the `r` are those expected until `t(n)`.
 //!
-//! # What is expected
-//! Arrivals come close behind events: behind an arrival (bursts), and behind the end of a batch, whose
-//! clients send their next requests (closed loops). So two distributions of the time from an event to the
-//! next arrival are kept, one for each kind of event, in buckets of half an octave with exponential
-//! forgetting; times that end otherwise (a batch ended first) count as survived up to there. `p(x)` is the
-//! conditional probability of an arrival given the silence since the last event, and `m(x)` that of the
-//! first arrival and of a renewal process of further ones,
-//! `M(y) ~ y F(y) / integral of (1 - F) from 0 to y`: exact for a Poisson process, and for bursts that end
-//! with probability `1 - F` after each request.
+//! With `k` instances the `m` wait for the next of them only, `t(n) / k`, and the device's time is a `k`th of all;
+//! while two are idle nothing is gained by waiting, since who comes can start at once.
 //!
-//! There is one more bound: clients that wait for answers cannot send. The number of requests in the system
-//! has a recent maximum, and as many as are missing from it may still come; when all clients of a closed
-//! loop are back, nothing is waited for.
+//! # Its limits
+//! The rule knows the mean of what is expected, not its shape; it sees one model, so a neighbor that saturates the
+//! device is felt only through its own requests; and it says when a batch starts, not how large it is: where `a` is
+//! nothing, smaller batches would have lower mean latency, and a fixed window that happens to split a burst in
+//! halves is better.
 
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::config::WindowPolicy;
 
+use super::arrivals::{Arrivals, BUCKETS, Expected, edge};
 use super::fit::ExecutionFit;
-
-/// The first bucket ends at this power of two of nanoseconds.
-const FIRST_OCTAVE: u32 = 9;
-
-/// Buckets of half an octave: the last but one ends at 2^33 ns, about 9 s.
-const BUCKETS: usize = 48;
-
-/// Weight of an observed gap after one more of its kind: about the last 100 count.
-const GAP_MEMORY: f64 = 0.99;
 
 /// Weight of a batch's share in the rates after one more.
 const RATE_MEMORY: f64 = 0.95;
 
-/// How fast the recent maximum of requests in the system comes down to what is seen now, by batch.
-const PEAK_RATE: f64 = 0.05;
-
-/// Fewer gaps than this say nothing.
-const MIN_GAPS: f64 = 4.0;
+/// A delay is taken to reach at most so many executions further on.
+const MAX_REACH: f64 = 20.0;
 
 /// Whether the batch that could be formed starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +75,7 @@ pub struct Forming {
     pub in_system: usize,
     /// Batches that run.
     pub in_flight: usize,
-    /// Instances of the model.
+    /// Batches that can run at once.
     pub instances: usize,
     /// Since when an instance is idle and somebody waits for it: the later of both.
     pub idle_since: Timestamp,
@@ -95,81 +84,38 @@ pub struct Forming {
 /// The window of one model: learns from arrivals and ends of batches when waiting pays.
 #[derive(Clone, Debug)]
 pub struct Window {
-    rule: Rule,
-    after_arrival: Gaps,
-    after_finish: Gaps,
-    last_event: Option<(Event, Timestamp)>,
+    policy: WindowPolicy,
+    arrivals: Arrivals,
     rates: Rates,
-    peak: Peak,
     last: Duration,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Rule {
-    /// Tuned, but the oldest waits no longer than this.
-    Tuned(Option<Duration>),
-    /// The oldest waits this long, whatever is expected.
-    Fixed(Duration),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Event {
-    Arrival,
-    Finish,
-}
-
 impl Window {
-    /// A window that tunes itself; the oldest request never waits longer than `cap` for others.
-    pub fn new(cap: Option<Duration>) -> Self {
-        Self::with_rule(Rule::Tuned(cap))
-    }
-
-    /// A window of constant length: the oldest request waits this long.
-    pub fn fixed(delay: Duration) -> Self {
-        Self::with_rule(Rule::Fixed(delay))
-    }
-
-    fn with_rule(rule: Rule) -> Self {
-        Self {
-            rule,
-            after_arrival: Gaps::default(),
-            after_finish: Gaps::default(),
-            last_event: None,
-            rates: Rates::default(),
-            peak: Peak::default(),
-            last: Duration::ZERO,
-        }
+    /// A window that has seen nothing yet.
+    pub fn new(policy: WindowPolicy) -> Self {
+        Self { policy, arrivals: Arrivals::default(), rates: Rates::default(), last: Duration::ZERO }
     }
 
     /// A request has been queued. `in_system` requests wait or run now, it included.
     pub fn arrived(&mut self, now: Timestamp, in_system: usize) {
-        if let Some((event, at)) = self.last_event {
-            self.gaps(event).ended(now.since(at));
-        }
-        self.last_event = Some((Event::Arrival, now));
+        self.arrivals.arrived(now, in_system);
         self.rates.arrivals += 1.0;
-        self.peak.seen(in_system);
     }
 
-    /// A batch has ended that ran for `took`.
-    pub fn finished(&mut self, now: Timestamp, took: Duration) {
-        if let Some((event, at)) = self.last_event {
-            self.gaps(event).cut(now.since(at));
-        }
-        self.last_event = Some((Event::Finish, now));
+    /// A batch of so many requests has ended that ran for `took`.
+    pub fn finished(&mut self, now: Timestamp, entries: usize, took: Duration) {
+        self.arrivals.finished(now, entries);
         self.rates.finished(now, took);
-        self.peak.relax();
     }
 
     /// Whether the batch that could be formed now should start, on an idle instance.
     pub fn decide(&mut self, now: Timestamp, forming: &Forming, fit: &ExecutionFit) -> Decision {
         let waited = now.since(forming.oldest);
-        let left = match self.rule {
-            Rule::Fixed(delay) => delay.saturating_sub(waited),
-            Rule::Tuned(cap) => {
+        let left = match self.policy {
+            WindowPolicy::Fixed(delay) => delay.saturating_sub(waited),
+            WindowPolicy::Auto { cap } => {
                 let left = cap.map_or(Duration::MAX, |cap| cap.saturating_sub(waited));
-                let most = fit.fixed().saturating_sub(now.since(forming.idle_since));
-                self.worth(now, forming, fit, left.min(most))
+                self.worth(now, forming, fit, left)
             }
         };
         if left.is_zero() {
@@ -184,42 +130,78 @@ impl Window {
         self.last
     }
 
-    fn gaps(&mut self, event: Event) -> &mut Gaps {
-        match event {
-            Event::Arrival => &mut self.after_arrival,
-            Event::Finish => &mut self.after_finish,
+    /// How long to wait from now, at most `limit`: zero where waiting does not pay.
+    fn worth(&self, now: Timestamp, forming: &Forming, fit: &ExecutionFit, limit: Duration) -> Duration {
+        let several_idle = forming.in_flight + 1 < forming.instances;
+        if several_idle || forming.entries == 0 || limit.is_zero() {
+            return Duration::ZERO;
+        }
+        let Some(expected) = self.arrivals.expected(now, forming.in_system) else {
+            return Duration::ZERO;
+        };
+        let trade = Trade::new(forming, fit, &self.rates, &expected);
+        let waited = now.since(forming.idle_since).as_nanos() as f64;
+        let limit = (trade.fixed - waited).min(limit.as_nanos() as f64);
+        // Rounded up, so that a wait that pays is never one of nothing.
+        Duration::from_nanos(trade.best(&expected, limit).ceil() as u64)
+    }
+}
+
+/// What waiting costs and saves, in nanoseconds of latency summed over requests.
+struct Trade {
+    entries: f64,
+    instances: f64,
+    /// Requests for which there is room in the batch.
+    room: f64,
+    /// Execution time: its fixed part, that of one more request, that of the batch as it is.
+    fixed: f64,
+    per_entry: f64,
+    took: f64,
+    /// Requests that come while the batch runs, if it starts now.
+    all: f64,
+    /// Requests behind those, which feel when the device is free.
+    behind: f64,
+}
+
+impl Trade {
+    fn new(forming: &Forming, fit: &ExecutionFit, rates: &Rates, expected: &Expected<'_>) -> Self {
+        let entries = forming.entries as f64;
+        let mean_rows = forming.rows as f64 / entries;
+        let fixed = fit.fixed().as_nanos() as f64;
+        let per_entry = fit.per_cost_ns() * forming.cost as f64 / entries;
+        let took = fixed + per_entry * entries;
+        Self {
+            entries,
+            instances: forming.instances.max(1) as f64,
+            room: if mean_rows > 0.0 { forming.rows_left as f64 / mean_rows } else { f64::MAX },
+            fixed,
+            per_entry,
+            took,
+            all: expected.within(took).1,
+            behind: rates.behind(took, per_entry),
         }
     }
 
-    /// How long to wait from now, at most `limit`: zero where waiting does not pay.
-    fn worth(&self, now: Timestamp, forming: &Forming, fit: &ExecutionFit, limit: Duration) -> Duration {
-        let Some((event, at)) = self.last_event else {
-            return Duration::ZERO;
-        };
-        let entries = forming.entries as f64;
-        let mean_rows = forming.rows as f64 / entries.max(1.0);
-        let room = if mean_rows > 0.0 { forming.rows_left as f64 / mean_rows } else { f64::MAX };
-        let missing = self.peak.missing(forming.in_system).min(room);
-        let fixed = fit.fixed().as_nanos() as f64;
-        let saved = fixed - fit.per_cost_ns() * forming.cost as f64;
-        let took = fixed + fit.per_cost_ns() * forming.cost as f64;
-        let behind = self.rates.behind(took);
-        if missing < 0.5 || limit.is_zero() || missing * saved + behind * fixed <= 0.0 {
-            return Duration::ZERO;
-        }
-        let gaps = match event {
-            Event::Arrival => &self.after_arrival,
-            Event::Finish => &self.after_finish,
-        };
-        let limit = limit.as_nanos() as f64;
-        let further = Curve::of(&self.after_arrival);
-        let first = Curve::of(gaps).given_silence(now.since(at).as_nanos() as f64);
+    /// What waiting so many nanoseconds gains.
+    fn gain(&self, expected: &Expected<'_>, wait: f64) -> f64 {
+        let (comes, more) = expected.within(wait);
+        let more = more.min(self.room);
+        let rest = (self.all - more).max(0.0);
+        // For one instance this is the `a + b r - b n` of the rule.
+        let joined = self.took / self.instances - self.per_entry * (2.0 * self.entries - rest);
+        let spared = (comes * (-rest).exp()).max(more / (self.entries + self.room)) * self.fixed;
+        more * joined + self.behind * (spared - wait) / self.instances - (self.entries + more + rest) * wait
+    }
+
+    /// The wait of the largest gain, at most `limit`; zero if none gains.
+    fn best(&self, expected: &Expected<'_>, limit: f64) -> f64 {
         let mut best = (0.0, 0.0);
+        if expected.missing() < 0.5 || self.room < 0.5 || limit <= 0.0 {
+            return 0.0;
+        }
         for bucket in 0..BUCKETS {
             let wait = edge(bucket).min(limit);
-            let (comes, after) = first.within(wait);
-            let more = (comes * (1.0 + further.renewals(wait - after))).min(missing);
-            let gain = more * saved + behind * (comes * fixed - wait) - (entries + more) * wait;
+            let gain = self.gain(expected, wait);
             if gain > best.0 {
                 best = (gain, wait);
             }
@@ -227,123 +209,7 @@ impl Window {
                 break;
             }
         }
-        // Rounded up, so that a wait that pays is never one of nothing.
-        Duration::from_nanos(best.1.ceil() as u64)
-    }
-}
-
-/// The distribution of the time from an event to the next arrival.
-#[derive(Clone, Debug)]
-struct Gaps {
-    /// Weight of those that ended in a bucket with an arrival, and of those cut short there.
-    ended: [f64; BUCKETS],
-    cut: [f64; BUCKETS],
-    /// What the next observation weighs: it grows, which is the same as all others shrinking.
-    weight: f64,
-}
-
-impl Default for Gaps {
-    fn default() -> Self {
-        Self { ended: [0.0; BUCKETS], cut: [0.0; BUCKETS], weight: 1.0 }
-    }
-}
-
-impl Gaps {
-    fn ended(&mut self, gap: Duration) {
-        self.ended[bucket_of(gap)] += self.weight;
-        self.grow();
-    }
-
-    fn cut(&mut self, gap: Duration) {
-        self.cut[bucket_of(gap)] += self.weight;
-        self.grow();
-    }
-
-    fn grow(&mut self) {
-        const LARGE: f64 = 1e100;
-        self.weight /= GAP_MEMORY;
-        if self.weight > LARGE {
-            for value in self.ended.iter_mut().chain(&mut self.cut) {
-                *value /= self.weight;
-            }
-            self.weight = 1.0;
-        }
-    }
-}
-
-/// A distribution of gaps, summed up at the buckets' ends.
-struct Curve {
-    /// Probability that no arrival has come by the end of the bucket.
-    silent: [f64; BUCKETS],
-    /// Where it begins: the silence so far.
-    start: f64,
-}
-
-impl Curve {
-    /// The product-limit estimate: in each bucket, the share of those that reached it which ended there.
-    fn of(gaps: &Gaps) -> Self {
-        let mut reached: f64 = gaps.ended.iter().chain(&gaps.cut).sum();
-        let mut silent = [1.0; BUCKETS];
-        let mut probability = 1.0;
-        let min = MIN_GAPS * gaps.weight;
-        for ((silent, ended), cut) in silent.iter_mut().zip(&gaps.ended).zip(&gaps.cut) {
-            // Those that were cut within the bucket were at risk for half of it.
-            let at_risk = reached - 0.5 * cut;
-            if at_risk > 0.0 && reached >= min {
-                probability *= 1.0 - (ended / at_risk).min(1.0);
-            }
-            reached -= ended + cut;
-            *silent = probability;
-        }
-        Self { silent, start: 0.0 }
-    }
-
-    fn given_silence(self, silence: f64) -> Self {
-        Self { start: silence, ..self }
-    }
-
-    /// Probability of silence until `time` after the event.
-    fn silent_until(&self, time: f64) -> f64 {
-        let bucket = bucket_at(time);
-        let (low, from) = if bucket == 0 { (0.0, 1.0) } else { (edge(bucket - 1), self.silent[bucket - 1]) };
-        let share = ((time - low) / (edge(bucket) - low)).clamp(0.0, 1.0);
-        from + (self.silent[bucket] - from) * share
-    }
-
-    /// Probability that an arrival comes within `wait` from the start, and when it then comes, on average.
-    fn within(&self, wait: f64) -> (f64, f64) {
-        let from = self.silent_until(self.start);
-        if from <= 0.0 {
-            return (0.0, wait);
-        }
-        let until = self.silent_until(self.start + wait) / from;
-        let comes = 1.0 - until;
-        if comes <= 0.0 {
-            return (0.0, wait);
-        }
-        let silent = self.silence(self.start, self.start + wait) / from;
-        (comes, ((silent - wait * until) / comes).clamp(0.0, wait))
-    }
-
-    /// The integral of the probability of silence between two times.
-    fn silence(&self, from: f64, to: f64) -> f64 {
-        let mut sum = 0.0;
-        let mut time = from;
-        for bucket in bucket_at(from)..BUCKETS {
-            let end = edge(bucket).min(to);
-            sum += 0.5 * (self.silent_until(time) + self.silent_until(end)) * (end - time).max(0.0);
-            time = end;
-            if end >= to {
-                break;
-            }
-        }
-        sum + (to - time).max(0.0) * self.silent[BUCKETS - 1]
-    }
-
-    /// Expected arrivals within `time` behind an arrival.
-    fn renewals(&self, time: f64) -> f64 {
-        let silent = self.silence(0.0, time);
-        if silent > 0.0 { time * (1.0 - self.silent_until(time)) / silent } else { 0.0 }
+        best.1
     }
 }
 
@@ -367,59 +233,15 @@ impl Rates {
         self.span *= RATE_MEMORY;
     }
 
-    /// Requests that queue behind an execution of so many nanoseconds and gain if the device is free earlier.
-    fn behind(&self, took: f64) -> f64 {
+    /// Requests that feel when an execution of so many nanoseconds is over: those that come meanwhile if the
+    /// device is busy, and through their longer execution those behind them.
+    fn behind(&self, took: f64, per_entry: f64) -> f64 {
         if self.span <= 0.0 {
             return 0.0;
         }
-        (self.busy / self.span).min(1.0) * self.arrivals / self.span * took
+        let rate = self.arrivals / self.span;
+        (self.busy / self.span).min(1.0) * rate * took / (1.0 - rate * per_entry).max(1.0 / MAX_REACH)
     }
-}
-
-/// The recent maximum of requests in the system.
-#[derive(Clone, Copy, Debug, Default)]
-struct Peak {
-    level: f64,
-    since_finish: f64,
-}
-
-impl Peak {
-    fn seen(&mut self, in_system: usize) {
-        self.since_finish = self.since_finish.max(in_system as f64);
-        self.level = self.level.max(self.since_finish);
-    }
-
-    fn relax(&mut self) {
-        self.level -= PEAK_RATE * (self.level - self.since_finish).max(0.0);
-        self.since_finish = 0.0;
-    }
-
-    /// How many more may come.
-    fn missing(&self, in_system: usize) -> f64 {
-        (self.level - in_system as f64).max(0.0)
-    }
-}
-
-/// Where a bucket ends, in nanoseconds.
-fn edge(bucket: usize) -> f64 {
-    let octave = FIRST_OCTAVE + bucket as u32 / 2;
-    let base = (1u64 << octave) as f64;
-    if bucket.is_multiple_of(2) { base } else { base * std::f64::consts::SQRT_2 }
-}
-
-fn bucket_of(gap: Duration) -> usize {
-    bucket_at(gap.as_nanos() as f64)
-}
-
-/// The bucket that a time falls into; the last one takes all that is longer.
-fn bucket_at(nanos: f64) -> usize {
-    let whole = nanos as u64;
-    if whole < 1 << FIRST_OCTAVE {
-        return 0;
-    }
-    let octave = whole.ilog2();
-    let half = usize::from(nanos >= (1u64 << octave) as f64 * std::f64::consts::SQRT_2);
-    (2 * (octave - FIRST_OCTAVE) as usize + 1 + half).min(BUCKETS - 1)
 }
 
 #[cfg(test)]
@@ -455,25 +277,25 @@ mod tests {
 
     #[test]
     fn a_window_that_has_seen_nothing_does_not_wait() {
-        let mut window = Window::new(None);
+        let mut window = Window::new(WindowPolicy::Auto { cap: None });
         window.arrived(at(5), 1);
         assert_eq!(window.decide(at(5), &forming(1, 1, 5), &ExecutionFit::default()), Decision::Go);
     }
 
     #[test]
     fn a_lone_client_never_waits() {
-        let (mut window, fit) = (Window::new(None), fit());
+        let (mut window, fit) = (Window::new(WindowPolicy::Auto { cap: None }), fit());
         for turn in 0..200 {
             let now = turn * 1500;
             window.arrived(at(now), 1);
             assert_eq!(window.decide(at(now), &forming(1, 1, now), &fit), Decision::Go, "turn {turn}");
-            window.finished(at(now + 1010), Duration::from_micros(1010));
+            window.finished(at(now + 1010), 1, Duration::from_micros(1010));
         }
     }
 
     #[test]
     fn a_fixed_window_holds_the_oldest() {
-        let mut window = Window::fixed(Duration::from_micros(300));
+        let mut window = Window::new(WindowPolicy::Fixed(Duration::from_micros(300)));
         window.arrived(at(0), 1);
         assert_eq!(window.decide(at(100), &forming(1, 1, 0), &fit()), Decision::Until(at(300)));
         assert_eq!(window.decide(at(300), &forming(1, 1, 0), &fit()), Decision::Go);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::clock;
-use crate::config::{EnsembleGraph, ModelConfig, Scheduling};
+use crate::config::{EnsembleGraph, EnsembleStep, ModelConfig, Scheduling};
 use crate::error::{ConfigError, ConfigProblem, EnsembleProblem, InferError};
 use crate::observe::statistics::{ModelStatistics, Stage};
 use crate::request::Entry;
@@ -80,6 +80,15 @@ impl Scheduler for EnsembleScheduler {
         for entry in group {
             self.served.begin(entry);
         }
+    }
+
+    /// A step's model that is not there counts too: it may come.
+    fn composing(&self) -> Vec<u64> {
+        let served = &self.served;
+        let loads = |step: &EnsembleStep| {
+            served.models.resolve(&step.model, step.version).map_or_else(|_| vec![0], |model| model.loads())
+        };
+        served.graph.steps.iter().flat_map(loads).collect()
     }
 }
 

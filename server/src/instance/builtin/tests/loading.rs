@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
+use crate::config::SCHEDULER_PARAMETERS;
 
 use super::super::super::testing::{TestModel, int32, served};
 use super::super::{Builtin, KINDS, KNOWN_KINDS, Setup, identity};
@@ -48,10 +49,12 @@ fn unknown_kinds_are_refused_with_the_list() {
 
 #[test]
 fn parameters_are_checked_by_name_and_value() {
-    let unknown = "'identity' has no parameter 'omit_output' (model 'm'); it takes: model, model.<version>, \
-        max_queue_size, batcher, max_batch_tokens, batch_cost, device_priority, device_weight, execute_delay_ms, \
-        instance_wise_delay_multiplier, creation_delay_sec, missing";
-    refused("identity", PAIR, &parameter("omit_output", "A"), unknown);
+    let unknown = format!(
+        "'identity' has no parameter 'omit_output' (model 'm'); it takes: model, model.<version>, {}, \
+         execute_delay_ms, instance_wise_delay_multiplier, creation_delay_sec, missing",
+        SCHEDULER_PARAMETERS.join(", ")
+    );
+    refused("identity", PAIR, &parameter("omit_output", "A"), &unknown);
     let bad = [
         ("execute_delay_ms", "-1", "a number of milliseconds between 0 and 86400000 (one day)"),
         ("execute_delay_ms", "NaN", "a number of milliseconds between 0 and 86400000 (one day)"),
