@@ -10,14 +10,13 @@
 //! - Requests are never split, and the first that does not fit ends the batch: by rows, by cost, or because the batch
 //!   would then end after a deadline of one of its members.
 
-use std::num::NonZeroU64;
 use std::time::Duration;
 
 use crate::batch::{Batch, Trigger};
 use crate::clock::Timestamp;
 use crate::config::DynamicBatching;
 
-use super::super::queue::{Buckets, Judgment, Lapse, Lead, Refusal, Slot, Waiting, Work};
+use super::super::queue::{Buckets, Judgment, Lapse, Lead, Refusal, Slot, Waiting};
 use super::Room;
 use super::forecast::{Ahead, Forecast};
 use super::window::{Decision, Forming, Window};
@@ -145,22 +144,9 @@ impl<T> UrgentFirst<T> {
         // Buckets of other shapes make batches of their own, however little is in them.
         let others = (self.buckets.other_classes(&entry.key) as u64).min(work.rows);
         let batches = (by_rows.max(by_cost).max(1) - 1).max(others);
-        let ahead = if batches == 0 {
-            Ahead { batches, cost: 0, own_cost: cost }
-        } else {
-            // While it waits for so many, its own batch fills up as theirs did.
-            let full = self.policy.max_cost.map_or(u64::MAX, NonZeroU64::get);
-            let full = full.min(cost.saturating_mul(self.policy.max_rows.get() as u64) / rows).max(entry.cost);
-            Ahead { batches, cost: full.saturating_mul(batches).min(cost - entry.cost), own_cost: full }
-        };
-        let predicted = forecast.until_done(now, ahead)?;
-        // Alone it gets the benefit of the doubt. Behind others it would be one of many who are late by a little and
-        // take the place of those who are not, so it must be as good as certain; what many batches scatter adds up.
-        let spread = forecast.fit.spread();
-        let needed = match batches {
-            0 => predicted.saturating_sub(spread),
-            _ => predicted.saturating_add(spread.mul_f64(1.0 + (batches as f64).sqrt())),
-        };
+        let own_cost = entry.cost.max(cost / (batches + 1));
+        let ahead = Ahead { batches, cost: cost - own_cost, own_cost };
+        let needed = forecast.until_done(now, ahead)?.saturating_sub(forecast.fit.spread());
         let late = needed.checked_sub(left).filter(|late| !late.is_zero())?;
         let is_possible = forecast.surely(entry.cost) < left;
         Some(Refusal::Unreachable { retry_after: is_possible.then(|| Forecast::retry(late)) })
@@ -231,17 +217,20 @@ impl<T> UrgentFirst<T> {
             // Even if the instance is free a little earlier than it seems, they would be late.
             let sure = start.minus(forecast.fit.spread()).max(now);
             let is_mixed = self.buckets.is_mixed();
-            let mut filling = Filling::new(&self.policy, start, forecast, trigger, self.buckets.forming(lead).work);
+            let mut filling = Filling::new(&self.policy, start, forecast, trigger);
             let (mut dropped, mut led_wrongly) = (false, false);
             let lapsed = &mut self.lapsed;
             let gathered = self.buckets.gather(
                 lead,
                 |slot| {
-                    let out = out(now, sure, slot, &is_gone, forecast);
-                    let judgment = out.map_or_else(|| filling.judge(slot.places(), slot.cost, slot.finish_by), Judgment::Drop);
-                    // Without the one who led, another bucket may be more urgent.
-                    led_wrongly |= is_mixed && filling.entries == 0 && matches!(judgment, Judgment::Drop(_));
-                    judgment
+                    match out(now, sure, slot, &is_gone, forecast) {
+                        Some(out) => {
+                            // Without the one who led, another bucket may be more urgent.
+                            led_wrongly |= is_mixed && filling.entries == 0;
+                            Judgment::Drop(out)
+                        }
+                        None => filling.judge(slot.places(), slot.cost, slot.finish_by),
+                    }
                 },
                 |item, out| {
                     dropped = true;
@@ -357,57 +346,16 @@ struct Filling<'a> {
     entries: usize,
     finish_by: Option<Timestamp>,
     trigger: Trigger,
-    /// Where more waits than a full batch takes: what that costs, and how many rows wait besides.
-    crowd: Option<Crowd>,
-}
-
-/// More requests than fit into a batch.
-#[derive(Clone, Copy, Debug)]
-struct Crowd {
-    full_cost: u64,
-    spare_rows: u64,
-}
-
-impl Crowd {
-    fn of(work: Work, policy: &DynamicBatching) -> Option<Self> {
-        let max_rows = policy.max_rows.get() as u64;
-        let spare_rows = work.rows.checked_sub(max_rows).filter(|spare| *spare > 0)?;
-        let full_cost = work.cost.saturating_mul(max_rows) / work.rows;
-        Some(Self { full_cost: policy.max_cost.map_or(full_cost, |max| full_cost.min(max.get())), spare_rows })
-    }
 }
 
 impl<'a> Filling<'a> {
-    fn new(policy: &'a DynamicBatching, start: Timestamp, forecast: &'a Forecast, trigger: Trigger, work: Work) -> Self {
-        let crowd = Crowd::of(work, policy);
-        Self { policy, forecast, start, rows: 0, cost: 0, entries: 0, finish_by: None, trigger, crowd }
-    }
-
-    /// Whether serving this entry in time would cost more answers than it is: many wait, its deadline would keep the
-    /// batch small, and small batches get less done in their time.
-    fn costs_others(&self, cost: u64, finish_by: Timestamp) -> bool {
-        let Some(crowd) = self.crowd else { return false };
-        let (fit, full_cost) = (&self.forecast.fit, crowd.full_cost as f64);
-        let (fixed, per_cost) = (fit.fixed().as_nanos() as f64, fit.per_cost_ns());
-        let left = finish_by.since(self.start).saturating_sub(fit.spread()).as_nanos() as f64;
-        let full = per_cost.mul_add(full_cost, fixed);
-        if left >= full || full <= 0.0 || per_cost <= 0.0 {
-            return false;
-        }
-        let done = ((left - fixed) / per_cost).max(0.0);
-        left / full * full_cost - done > cost as f64
+    fn new(policy: &'a DynamicBatching, start: Timestamp, forecast: &'a Forecast, trigger: Trigger) -> Self {
+        Self { policy, forecast, start, rows: 0, cost: 0, entries: 0, finish_by: None, trigger }
     }
 
     fn judge(&mut self, places: usize, cost: u64, finish_by: Option<Timestamp>) -> Judgment<Out> {
         // A deadline that would likely be missed anyway is no reason for a small batch.
         let finish_by = finish_by.filter(|finish_by| self.start.plus(self.forecast.likely(cost)) <= *finish_by);
-        if let (Some(finish_by), Some(crowd)) = (finish_by, self.crowd)
-            && self.costs_others(cost, finish_by)
-        {
-            let spare_rows = crowd.spare_rows.checked_sub(places as u64);
-            self.crowd = spare_rows.map(|spare_rows| Crowd { spare_rows, ..crowd });
-            return Judgment::Drop(Out::Lapsed(Lapse::Unreachable));
-        }
         let (rows, cost) = (self.rows.saturating_add(places), self.cost.saturating_add(cost));
         let finish_by = self.finish_by.into_iter().chain(finish_by).min();
         if self.entries > 0 {

@@ -11,7 +11,6 @@ mod lane;
 mod work;
 
 pub(super) use buckets::{Buckets, Judgment, Lead, Slot};
-pub(super) use work::Work;
 
 /// Something that waits to be put into a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
