@@ -2,4 +2,8 @@
 //!
 //! `SIM_SEED=7 cargo test -p server sim` replays one seed of [`safety`] and writes down all that happens.
 
+mod fairness;
+mod goodput;
+mod recovery;
+mod safety;
 mod tampering;

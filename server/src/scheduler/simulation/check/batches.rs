@@ -5,7 +5,7 @@ use crate::clock::Timestamp;
 use crate::scheduler::batcher::{PASS_OVER, Room};
 
 use super::super::report::Request;
-use super::{Book, Findings, Order, is_delayed};
+use super::{Book, Findings, Order, is_delayed, is_given_up};
 
 /// One rank's part in a batch: its most urgent request, the last one that is a member, and the first of the batch's
 /// shape that stayed behind.
@@ -157,8 +157,14 @@ impl Book {
     ) {
         let mut order = std::iter::once(lead).chain((0..ranks.len()).filter(|rank| *rank != lead));
         let Some((at, next)) = order.find_map(|rank| Some((rank, ranks[rank].stayed?))) else { return };
-        // A batch that grew further would end too late for one of its members.
-        let is_cut = trigger == Trigger::Deadline;
+        // A batch that grew further would end too late for one of its members; and who stopped it from growing may have
+        // been given up since.
+        let shape = requests[next.2 as usize].shape;
+        let gave_up = self.waiting.iter().flatten().any(|number| {
+            let request = &requests[*number as usize];
+            request.shape == shape && is_given_up(request, findings.now)
+        });
+        let is_cut = trigger == Trigger::Deadline || gave_up;
         if !is_cut && self.fits(load, &requests[next.2 as usize]) {
             findings.add(format_args!("request {} would have fitted into the batch", next.2));
         }
@@ -172,7 +178,7 @@ impl Book {
         let now = findings.now;
         let all = self.waiting.iter().flatten().map(|number| (number, &requests[*number as usize]));
         // Who is dead and still in the queue may be in a batch's way, but not in the batch.
-        let mut expected = all.filter(|(_, request)| !request.is_dead(now));
+        let mut expected = all.filter(|(_, request)| !request.is_dead(now) && !is_given_up(request, now));
         for number in members {
             let next = expected.next().map(|(next, _)| *next);
             if next != Some(*number) {
@@ -260,6 +266,7 @@ impl Book {
             Some(index) => drop(self.running.swap_remove(index)),
             None => findings.add(format_args!("batch {id} ends, but it does not run")),
         }
+        self.finished += 1;
         if let Some(member) = batch.members().first() {
             self.longest_run = self.longest_run.max(findings.now.since(requests[member.item as usize].started_at));
         }
