@@ -85,6 +85,66 @@ pub enum ConfigProblem {
     Missing { model: String, what: &'static str },
     #[error(transparent)]
     Ensemble(#[from] EnsembleProblem),
+    #[error(transparent)]
+    Sequence(#[from] SequenceProblem),
+}
+
+/// What is wrong with the sequence batching of a model. Quoting is uneven because clients match these texts as they are.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum SequenceProblem {
+    #[error("sequence batching control tensor must have a unique name for {model}")]
+    ControlWithoutName { model: String },
+    #[error("sequence batching control tensor '{tensor}' must specify a control for {model}")]
+    NoControl { model: String, tensor: String },
+    #[error("sequence batching control tensor '{tensor}' is specified for multiple control kinds for {model}")]
+    ManyKinds { model: String, tensor: String },
+    #[error("sequence batching specifies multiple {kind} tensors for {model}")]
+    KindTwice { model: String, kind: &'static str },
+    #[error(
+        "sequence batching must specify either 'int32_false_true', 'fp32_false_true' or 'bool_false_true' for {kind} for {model}"
+    )]
+    NoFalseTrue { model: String, kind: &'static str },
+    #[error(
+        "sequence batching specifies more than one from 'int32_false_true', 'fp32_false_true' and 'bool_false_true' for {kind} for {model}"
+    )]
+    ManyFalseTrue { model: String, kind: &'static str },
+    #[error("sequence batching control '{list}' must have exactly 2 entries for {kind} for {model}")]
+    NotTwoEntries { model: String, kind: &'static str, list: &'static str },
+    #[error("sequence batching control 'data_type' must not be specified for {kind} for {model}")]
+    FlagWithType { model: String, kind: &'static str },
+    #[error(
+        "sequence batching must not specify either 'int32_false_true', 'fp32_false_true' or 'bool_false_true' for {kind} for {model}"
+    )]
+    IdWithFalseTrue { model: String, kind: &'static str },
+    #[error(
+        "unexpected data type for control {kind} for {model}. Allowed data types are TYPE_UINT64, TYPE_INT64, TYPE_UINT32, TYPE_INT32 and TYPE_STRING"
+    )]
+    IdType { model: String, kind: &'static str },
+    #[error("sequence batching preferred batch size must be positive for {model}")]
+    PreferredNotPositive { model: String },
+    #[error("sequence batching preferred batch size must be <= max batch size for {model}")]
+    PreferredTooLarge { model: String },
+    #[error("sequence batching minimum slot utilization must be in range (0.0, 1.0] for {model}")]
+    Utilization { model: String },
+    #[error("sequence batching state '{state}' must specify '{field}' for {model}")]
+    StateWithout { model: String, state: String, field: &'static str },
+    #[error(
+        "sequence batching state '{state}' dimension must be integer >= 1, or -1 to indicate a variable-size dimension for {model}"
+    )]
+    StateDims { model: String, state: String },
+    #[error("The data type used for 'initial_state' field of state '{state}' does not match the state data type for {model}")]
+    InitialType { model: String, state: String },
+    #[error(
+        "'initial_state' field of state '{state}' must have dims that agree with the state's {expected}, got {got} for {model}"
+    )]
+    InitialDims { model: String, state: String, expected: Dims, got: String },
+    #[error("state '{state}' must have at most one 'initial_state' for {model}, got {got}")]
+    InitialStates { model: String, state: String, got: usize },
+    #[error("'initial_state' field of state '{state}' must specify 'zero_data: true' or 'data_file' for {model}")]
+    NoInitialData { model: String, state: String },
+    #[error("'initial_state' field of state '{state}' is too large for {model}: dims {dims}")]
+    InitialTooLarge { model: String, state: String, dims: String },
 }
 
 /// Whether a tensor is an input or an output, for messages.
@@ -321,6 +381,8 @@ pub enum InferError {
     /// `retry_after` is how long it will take, as far as is known, until there is room.
     #[error("{tag}Exceeds maximum queue size")]
     QueueFull { tag: RequestTag, retry_after: Option<Duration> },
+    #[error(transparent)]
+    Sequence(#[from] SequenceFault),
     #[error("Request timeout expired")]
     Expired,
     /// Refused on arrival, or before it ran: what is ahead of it will take longer than it can wait.
@@ -364,7 +426,14 @@ impl InferError {
 
     /// Whether the request was turned away, and never ran.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::QueueFull { .. } | Self::Expired | Self::Unreachable { .. } | Self::SchedulerStopped)
+        matches!(
+            self,
+            Self::QueueFull { .. }
+                | Self::Expired
+                | Self::Unreachable { .. }
+                | Self::SchedulerStopped
+                | Self::Sequence(SequenceFault::Expired)
+        )
     }
 
     /// The same error for another request that meets with it: texts name the request's id.
@@ -378,6 +447,29 @@ impl InferError {
             other => other,
         }
     }
+}
+
+/// What keeps a request from being the next of its sequence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum SequenceFault {
+    #[error("inference request to model '{model}' must specify batch-size 1 due to requirements of sequence batcher")]
+    BatchSize { model: String },
+    #[error("inference request to model '{model}' must specify a non-zero or non-empty correlation ID")]
+    NoId { model: String },
+    #[error("correlation ID of an inference request to model '{model}' must have at most {limit} bytes, got {got}")]
+    IdTooLong { model: String, limit: usize, got: usize },
+    #[error(
+        "correlation ID '{id}' of an inference request to model '{model}' does not fit the model's control input of {datatype}"
+    )]
+    IdUnfit { model: String, id: String, datatype: DataType },
+    #[error(
+        "inference request for sequence {id} to model '{model}' must specify the START flag on the first request of the sequence"
+    )]
+    NoStart { model: String, id: String },
+    /// Another request of the sequence, or this one in the backlog, waited as long as it may.
+    #[error("timeout of the corresponding sequence has been expired")]
+    Expired,
 }
 
 /// What is wrong with a request's tensors.

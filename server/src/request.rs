@@ -47,6 +47,16 @@ pub enum SequenceId {
     Text(String),
 }
 
+impl fmt::Display for SequenceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("0"),
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
 /// What a request says besides its tensors and custom parameters.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RequestOptions {
@@ -265,6 +275,11 @@ impl Responder {
         Self { sink: Some(sink), cancellation }
     }
 
+    /// A responder that answers nobody.
+    pub fn nobody() -> Self {
+        Self { sink: None, cancellation: Cancellation::default() }
+    }
+
     /// The same asker behind another sink, which answers through what it is given.
     #[must_use]
     pub fn wrap(self, sink: impl FnOnce(Self) -> Box<dyn ResponseSink>) -> Self {
@@ -436,9 +451,29 @@ pub struct Entry {
     pub deadline: Option<Timestamp>,
     /// Under the timeout action DELAY: when it moves back behind all requests that are in time.
     pub delayed_from: Option<Timestamp>,
+    /// What runs in its place where it must not run any more, so that those behind it keep their rows of the batch.
+    pub stand_in: Option<Arc<ValidRequest>>,
 }
 
 impl Entry {
+    /// What fills rows of a batch that belong to nobody: it runs, and is answered to nobody.
+    pub fn padding(request: &Arc<ValidRequest>) -> Self {
+        Self {
+            request: ValidRequest::clone(request),
+            responder: Responder::nobody(),
+            queued_at: request.received_at,
+            level: 1,
+            deadline: None,
+            delayed_from: None,
+            stand_in: None,
+        }
+    }
+
+    /// Whether nobody waits for its answer.
+    pub fn is_padding(&self) -> bool {
+        self.responder.is_finished()
+    }
+
     /// The error of this entry where its queue has no room.
     pub fn queue_full(&self) -> InferError {
         InferError::QueueFull { tag: RequestTag(self.request.id.clone()), retry_after: None }

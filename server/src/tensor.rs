@@ -251,6 +251,18 @@ impl fmt::Display for Dims {
     }
 }
 
+/// Whom a tensor of a model is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TensorRole {
+    /// Clients send it, or are sent it.
+    #[default]
+    Client,
+    /// Input that tells the model about the sequence that a row belongs to; the server fills it in.
+    Control,
+    /// What the server keeps of a sequence between its requests: an output of one is an input of the next.
+    State,
+}
+
 /// What a model declares about one of its tensors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorSpec {
@@ -268,12 +280,33 @@ pub struct TensorSpec {
     pub ragged: bool,
     /// Outputs only: one label per index, for classification.
     pub labels: Option<Arc<[String]>>,
+    /// Whom it is for.
+    pub role: TensorRole,
 }
 
 impl TensorSpec {
     /// A required input or plain output of this name, type and dimensions.
     pub fn new(name: impl Into<Arc<str>>, datatype: DataType, dims: impl Into<Vec<Dim>>) -> Self {
-        Self { name: name.into(), datatype, dims: Dims::new(dims), reshape: None, optional: false, ragged: false, labels: None }
+        Self {
+            name: name.into(),
+            datatype,
+            dims: Dims::new(dims),
+            reshape: None,
+            optional: false,
+            ragged: false,
+            labels: None,
+            role: TensorRole::Client,
+        }
+    }
+
+    /// The same for another use than a client's.
+    pub fn with_role(self, role: TensorRole) -> Self {
+        Self { role, ..self }
+    }
+
+    /// Whether clients send it, or are sent it.
+    pub fn is_for_clients(&self) -> bool {
+        self.role == TensorRole::Client
     }
 }
 
@@ -314,6 +347,12 @@ impl Tensor {
         (Some(count) == shape.element_count()).then(|| Self { datatype: DataType::Bytes, shape, bytes: bytes.freeze() })
     }
 
+    /// A tensor whose elements are all zero, or empty strings; `None` beyond [`MAX_MADE_BYTES`].
+    pub fn zeros(datatype: DataType, shape: Shape) -> Option<Self> {
+        let bytes = zeros(datatype, shape.element_count()?)?;
+        Self::new(datatype, shape, bytes)
+    }
+
     /// Element type.
     pub fn datatype(&self) -> DataType {
         self.datatype
@@ -338,6 +377,18 @@ impl Tensor {
     pub fn strings(&self) -> Strings<'_> {
         Strings { rest: &self.bytes }
     }
+}
+
+/// Most bytes of a tensor that the server makes up by itself: what the largest message can carry. Its size comes
+/// from a configuration, which a client may have sent, and memory that cannot be had would end the process.
+pub const MAX_MADE_BYTES: usize = 0x7fff_ffff;
+
+/// Contents of `count` elements that are all zero: zero bytes, or empty strings. `None` beyond
+/// [`MAX_MADE_BYTES`].
+pub fn zeros(datatype: DataType, count: usize) -> Option<Bytes> {
+    let size = datatype.element_bytes().unwrap_or(size_of::<u32>());
+    let length = count.checked_mul(size).filter(|length| *length <= MAX_MADE_BYTES)?;
+    Some(Bytes::from(vec![0; length]))
 }
 
 /// Iterator over length-prefixed elements; ends at the first incomplete one.

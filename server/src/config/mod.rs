@@ -10,6 +10,7 @@ mod instance_group;
 mod metrics;
 mod model;
 mod reuse;
+mod sequence;
 mod tensors;
 mod version_policy;
 mod warmup;
@@ -23,5 +24,6 @@ pub use ensemble::{CheckedEnsemble, Composing, EnsembleGraph, EnsembleStep, Step
 pub use instance_group::{DeviceShare, InstanceGroup, InstanceKind, RateLimiter, Resource};
 pub use model::{BackendKind, ModelConfig, Scheduling};
 pub use reuse::Reuse;
+pub use sequence::{Control, FalseTrue, InitialState, SequenceBatching, SequenceStrategy, Signal, State};
 pub use version_policy::VersionPolicy;
 pub use warmup::{WarmupInput, WarmupSample, WarmupSource};

@@ -14,6 +14,7 @@ use super::ensemble::EnsembleGraph;
 use super::instance_group::{DeviceShare, InstanceGroup};
 use super::metrics;
 use super::reuse::Reuse;
+use super::sequence::{SequenceBatching, Surroundings};
 use super::tensors;
 use super::version_policy::VersionPolicy;
 use super::warmup::WarmupSample;
@@ -43,6 +44,8 @@ pub enum Scheduling {
     Direct(QueuePolicy),
     /// Requests that are waiting together form batches.
     Dynamic(DynamicBatching),
+    /// Requests of one sequence run one after another on one instance, together with those of other sequences.
+    Sequence(Box<SequenceBatching>),
     /// Each request runs through a graph of models.
     Ensemble(EnsembleGraph),
 }
@@ -110,8 +113,8 @@ impl ModelConfig {
         });
         let max_batch_rows = parse_max_batch(&written, &mut problems);
         let batching = max_batch_rows.is_some();
-        let inputs = tensors::parse_inputs(&model, batching, &written.input, &mut problems);
-        let outputs = tensors::parse_outputs(&model, batching, &written.output, &mut problems);
+        let mut inputs = tensors::parse_inputs(&model, batching, &written.input, &mut problems);
+        let mut outputs = tensors::parse_outputs(&model, batching, &written.output, &mut problems);
         if problems.is_empty() {
             require_tensors(&model, &inputs, &outputs, &mut problems);
         }
@@ -129,8 +132,8 @@ impl ModelConfig {
         let first_response_bounds = metrics::first_response_bounds(&model, written.model_metrics.as_ref(), &mut problems);
         refuse_unsupported(&written, &mut problems);
         let reuse = Reuse::parse(&written, &parameters, &mut problems);
-        let specs = Specs { backend, max_batch_rows, inputs: &inputs, outputs: &outputs, parameters: &parameters };
-        let scheduling = parse_scheduling(&written, &specs, &mut problems);
+        let mut specs = Specs { backend, max_batch_rows, inputs: &mut inputs, outputs: &mut outputs, parameters: &parameters };
+        let scheduling = parse_scheduling(&written, &mut specs, &mut problems);
         let (Some(scheduling), true) = (scheduling, problems.is_empty()) else {
             return Err(ConfigError { problems });
         };
@@ -174,6 +177,7 @@ impl ModelConfig {
                     .copied()
                     .unwrap_or_else(|| QueuePolicy::bounded(batching::default_queue_entries(self.max_batch_rows)))
             }
+            Scheduling::Sequence(sequence) => QueuePolicy::bounded(sequence.max_entries),
             Scheduling::Ensemble(graph) => QueuePolicy::bounded(graph.max_requests),
         }
     }
@@ -182,7 +186,7 @@ impl ModelConfig {
     pub fn priority_levels(&self) -> usize {
         match &self.scheduling {
             Scheduling::Dynamic(dynamic) => dynamic.priority_levels.get(),
-            Scheduling::Direct(_) | Scheduling::Ensemble(_) => 1,
+            Scheduling::Direct(_) | Scheduling::Sequence(_) | Scheduling::Ensemble(_) => 1,
         }
     }
 
@@ -190,8 +194,18 @@ impl ModelConfig {
     pub fn level(&self, priority: u64) -> usize {
         match &self.scheduling {
             Scheduling::Dynamic(dynamic) => dynamic.level(priority),
-            Scheduling::Direct(_) | Scheduling::Ensemble(_) => 1,
+            Scheduling::Direct(_) | Scheduling::Sequence(_) | Scheduling::Ensemble(_) => 1,
         }
+    }
+
+    /// Inputs that clients send.
+    pub fn client_inputs(&self) -> impl Iterator<Item = &TensorSpec> {
+        self.inputs.iter().filter(|spec| spec.is_for_clients())
+    }
+
+    /// Outputs that clients are sent.
+    pub fn client_outputs(&self) -> impl Iterator<Item = &TensorSpec> {
+        self.outputs.iter().filter(|spec| spec.is_for_clients())
     }
 
     /// Index of the input of this name.
@@ -247,12 +261,12 @@ fn require_tensors(model: &str, inputs: &[TensorSpec], outputs: &[TensorSpec], p
 struct Specs<'a> {
     backend: BackendKind,
     max_batch_rows: Option<NonZeroUsize>,
-    inputs: &'a [TensorSpec],
-    outputs: &'a [TensorSpec],
+    inputs: &'a mut Vec<TensorSpec>,
+    outputs: &'a mut Vec<TensorSpec>,
     parameters: &'a BTreeMap<String, String>,
 }
 
-fn parse_scheduling(written: &wire::ModelConfig, specs: &Specs<'_>, problems: &mut Vec<ConfigProblem>) -> Option<Scheduling> {
+fn parse_scheduling(written: &wire::ModelConfig, specs: &mut Specs<'_>, problems: &mut Vec<ConfigProblem>) -> Option<Scheduling> {
     let model = &written.name;
     let max_entries = parse_queue_bound(model, specs, problems);
     match (&written.scheduling_choice, specs.backend) {
@@ -278,9 +292,17 @@ fn parse_scheduling(written: &wire::ModelConfig, specs: &Specs<'_>, problems: &m
             problems.push(ConfigProblem::Missing { model: model.clone(), what: "'ensemble_scheduling' for platform ensemble" });
             None
         }
-        (Some(SchedulingChoice::SequenceBatching(_)), _) => {
-            problems.push(ConfigProblem::Unsupported { model: model.clone(), field: "sequence_batching".to_owned() });
-            None
+        (Some(SchedulingChoice::SequenceBatching(sequence)), _) => {
+            let mut around = Surroundings {
+                model,
+                backend: specs.backend,
+                parameters: specs.parameters,
+                max_batch_rows: specs.max_batch_rows,
+                max_entries,
+                inputs: specs.inputs,
+                outputs: specs.outputs,
+            };
+            SequenceBatching::parse(sequence, &mut around, problems).map(|sequence| Scheduling::Sequence(Box::new(sequence)))
         }
         (Some(SchedulingChoice::DynamicBatching(dynamic)), _) => {
             // Without a batch dimension nothing can be put together, but queues and priorities still count.
@@ -359,6 +381,9 @@ fn unused_fields(written: &wire::ModelConfig) -> Vec<String> {
         let hints = [(!group.profile.is_empty(), "profile"), (!group.host_policy.is_empty(), "host_policy")];
         fields.extend(hints.iter().filter(|(is_set, _)| *is_set).map(|(_, field)| format!("instance_group[{index}].{field}")));
     }
+    if let Some(SchedulingChoice::SequenceBatching(sequence)) = &written.scheduling_choice {
+        fields.extend(SequenceBatching::unused_fields(sequence));
+    }
     let hints = [
         (!written.runtime.is_empty(), "runtime"),
         (!written.cc_model_filenames.is_empty(), "cc_model_filenames"),
@@ -394,6 +419,11 @@ fn normalize(
         (scheduling, &mut written.scheduling_choice)
     {
         *message = dynamic.to_wire(message);
+    }
+    if let (Scheduling::Sequence(sequence), Some(SchedulingChoice::SequenceBatching(message))) =
+        (scheduling, &mut written.scheduling_choice)
+    {
+        *message = sequence.to_wire(message);
     }
     if backend == BackendKind::Ensemble {
         "ensemble".clone_into(&mut written.platform);

@@ -13,8 +13,9 @@ use super::forward::HeaderForwarding;
 use super::lifecycle::{Lifecycle, Phase};
 
 /// Protocol extensions that are served, by the names under which clients look for them.
-const EXTENSIONS: [&str; 7] = [
+const EXTENSIONS: [&str; 8] = [
     "classification",
+    "sequence",
     "model_repository",
     "model_repository(unload_dependents)",
     "schedule_policy",

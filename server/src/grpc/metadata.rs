@@ -32,8 +32,8 @@ pub(crate) fn model(front_end: &FrontEnd, name: &str, version: &str) -> Result<M
         name: config.name.to_string(),
         versions: front_end.versions(name, version)?.iter().map(u64::to_string).collect(),
         platform: platform(config),
-        inputs: config.inputs.iter().map(|spec| tensor(config, spec)).collect(),
-        outputs: config.outputs.iter().map(|spec| tensor(config, spec)).collect(),
+        inputs: config.client_inputs().map(|spec| tensor(config, spec)).collect(),
+        outputs: config.client_outputs().map(|spec| tensor(config, spec)).collect(),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use tonic::{Code, Status};
 
-use crate::error::{ControlError, ExecuteError, InferError};
+use crate::error::{ControlError, ExecuteError, InferError, SequenceFault};
 
 /// Longest text of a status as it travels: in a header, and some clients begin to refuse headers of 8 KiB in all.
 const MAX_TEXT_BYTES: usize = 6000;
@@ -18,6 +18,7 @@ pub(crate) fn infer_code(error: &InferError) -> Code {
         | InferError::QueueFull { .. }
         | InferError::Expired
         | InferError::Unreachable { .. }
+        | InferError::Sequence(SequenceFault::Expired)
         | InferError::SchedulerStopped => Code::Unavailable,
         InferError::UnknownModel { .. }
         | InferError::VersionText { .. }
@@ -34,6 +35,7 @@ pub(crate) fn infer_code(error: &InferError) -> Code {
         | InferError::UnexpectedInput { .. }
         | InferError::UnexpectedOutput { .. }
         | InferError::Request { .. }
+        | InferError::Sequence(_)
         | InferError::ClassificationType { .. }
         | InferError::ClassificationTooLarge { .. }
         | InferError::ClassificationInSharedMemory => Code::InvalidArgument,
@@ -230,6 +232,12 @@ mod tests {
             (InferError::ServerNotReady, Code::Unavailable, "Server not ready"),
             (InferError::ServerExiting, Code::Unavailable, "Server exiting"),
             (InferError::ShuttingDown, Code::Unavailable, "GRPC server is shutting down and has stopped accepting new requests."),
+            (
+                SequenceFault::NoStart { model: m(), id: "7".to_owned() }.into(),
+                Code::InvalidArgument,
+                "inference request for sequence 7 to model 'm' must specify the START flag on the first request of the sequence",
+            ),
+            (SequenceFault::Expired.into(), Code::Unavailable, "timeout of the corresponding sequence has been expired"),
             (
                 InferError::SchedulerStopped,
                 Code::Unavailable,

@@ -25,6 +25,8 @@ pub struct Execution {
     served: Arc<ServedVersion>,
     requests: Vec<Running>,
     rows: usize,
+    /// Rows that belong to no request.
+    empty_rows: usize,
     outputs: Vec<Option<Tensor>>,
     pub(super) marks: Marks,
     recorded: bool,
@@ -87,6 +89,8 @@ impl Execution {
         let start = clock::now();
         let (rows, origin) = (batch.rows(), origin(&served, &batch));
         let outputs = served.config.outputs.len();
+        let empty = batch.members().iter().filter(|member| member.item.is_padding());
+        let empty_rows = empty.map(|member| member.rows.len()).sum();
         let mut requests: Vec<Running> = batch
             .into_iter()
             .map(|Member { item: entry, rows }| {
@@ -97,7 +101,8 @@ impl Execution {
                 Running {
                     queued_at: entry.queued_at,
                     request,
-                    responder: Some(entry.responder),
+                    // Padding is answered to nobody; it is as if a stream had taken it over.
+                    responder: Some(entry.responder).filter(|responder| !responder.is_finished()),
                     rows,
                     outputs: vec![None; outputs],
                     parameters: Parameters::new(),
@@ -108,7 +113,20 @@ impl Execution {
         requests.iter_mut().filter_map(|running| running.responder.as_mut()).for_each(Responder::started);
         let marks = Marks { start, input_done: None, infer_done: None };
         let outputs = vec![None; outputs];
-        Self { served, requests, rows, outputs, marks, recorded: false, origin, seat: None, left_rows: 0, real: 0, padding: 0 }
+        Self {
+            served,
+            requests,
+            rows,
+            empty_rows,
+            outputs,
+            marks,
+            recorded: false,
+            origin,
+            seat: None,
+            left_rows: 0,
+            real: 0,
+            padding: 0,
+        }
     }
 
     /// Says which instance runs it, by its number; the instance counts as busy until the execution ends.
@@ -142,6 +160,7 @@ impl Execution {
             trigger: self.origin.trigger,
             cost: self.origin.cost,
             assembly: self.marks.start.since(self.origin.formed_at),
+            empty_rows: self.empty_rows,
             padding: self.padding,
             real: self.real,
         };

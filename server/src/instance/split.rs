@@ -6,9 +6,11 @@ use std::sync::Arc;
 use crate::config::ModelConfig;
 use crate::error::ExecuteError;
 use crate::request::{ComputeTiming, InferResponse, OutputTensor, Parameters, ValidRequest};
-use crate::tensor::{DataType, Shape, Strings, Tensor, TensorSpec};
+use crate::tensor::{Shape, Strings, Tensor, TensorRole, TensorSpec};
 
 use super::ServedVersion;
+
+pub(super) use crate::tensor::{MAX_MADE_BYTES, zeros};
 
 /// The rows `rows` of a batch's output. The bytes are shared with the whole, not copied.
 ///
@@ -108,6 +110,11 @@ fn client_view(config: &ModelConfig, spec: &TensorSpec, tensor: Tensor, rows: us
     } else {
         (None, sizes)
     };
+    // A state is the next request's input, so its shape is held to the configuration here.
+    if spec.role == TensorRole::State && !spec.dims.admits(inner) {
+        let expected = format!("shape {} behind the batch dimension, as it is an input of the next request", spec.dims);
+        return Err(wrong(expected, tensor.shape().to_string()));
+    }
     let Some(reshape) = &spec.reshape else {
         return Ok(tensor);
     };
@@ -117,16 +124,4 @@ fn client_view(config: &ModelConfig, spec: &TensorSpec, tensor: Tensor, rows: us
     let shape = Shape::new(batch.into_iter().chain(client).collect::<Vec<_>>());
     let got = tensor.shape().to_string();
     tensor.reshaped(shape).ok_or_else(|| wrong(spec.dims.to_string(), got))
-}
-
-/// Most bytes of a tensor that the server makes up by itself: what the largest message can carry. Its size comes
-/// from a configuration, which a client may have sent, and memory that cannot be had would end the process.
-pub(super) const MAX_MADE_BYTES: usize = 0x7fff_ffff;
-
-/// Contents of `count` elements that are all zero: zero bytes, or empty strings. `None` beyond
-/// [`MAX_MADE_BYTES`].
-pub(super) fn zeros(datatype: DataType, count: usize) -> Option<bytes::Bytes> {
-    let size = datatype.element_bytes().unwrap_or(size_of::<u32>());
-    let length = count.checked_mul(size).filter(|length| *length <= MAX_MADE_BYTES)?;
-    Some(bytes::Bytes::from(vec![0; length]))
 }

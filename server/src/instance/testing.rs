@@ -115,7 +115,10 @@ impl TestModel {
             let request = request.finish();
             let rows = request.rows;
             self.served.statistics.enter_queue(1);
-            batch.push(Entry { request, responder, queued_at: clock::now(), level: 1, deadline, delayed_from: None }, rows);
+            batch.push(
+                Entry { request, responder, queued_at: clock::now(), level: 1, deadline, delayed_from: None, stand_in: None },
+                rows,
+            );
             asked.push(Asked { deliveries, cancellation });
         }
         (batch, asked)
@@ -136,8 +139,15 @@ impl TestModel {
         }
         let responder = Responder::new(Box::new(Panicking), Cancellation::default());
         self.served.statistics.enter_queue(1);
-        let entry =
-            Entry { request: request.finish(), responder, queued_at: clock::now(), level: 1, deadline: None, delayed_from: None };
+        let entry = Entry {
+            request: request.finish(),
+            responder,
+            queued_at: clock::now(),
+            level: 1,
+            deadline: None,
+            delayed_from: None,
+            stand_in: None,
+        };
         assert!(self.pool.try_submit(Batch::single(entry, 1)).is_ok(), "the queue of batches is full");
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::batch::Batch;
 use crate::clock;
-use crate::config::{WarmupInput, WarmupSample, WarmupSource};
+use crate::config::{ModelConfig, Scheduling, Signal, WarmupInput, WarmupSample, WarmupSource};
 use crate::error::{InferError, LoadError};
 use crate::request::{
     BatchKey, Cancellation, Delivery, Entry, Parameters, RequestOptions, Responder, ResponseSink, ValidRequest,
@@ -46,7 +46,15 @@ fn run_once(
         let sink = Box::new(FirstError(Arc::clone(&first_error)));
         let responder = Responder::new(sink, Cancellation::default());
         batch.push(
-            Entry { request: request.clone(), responder, queued_at: clock::now(), level: 1, deadline: None, delayed_from: None },
+            Entry {
+                request: request.clone(),
+                responder,
+                queued_at: clock::now(),
+                level: 1,
+                deadline: None,
+                delayed_from: None,
+                stand_in: None,
+            },
             1,
         );
     }
@@ -94,6 +102,7 @@ fn request(served: &ServedVersion, sample: &WarmupSample) -> Result<ValidRequest
             .ok_or_else(|| failed(format!("input '{}' has the wrong number of bytes for shape {}", input.name, input.shape)))?;
         inputs[index] = Some(tensor);
     }
+    fill(config, &mut inputs);
     for (spec, input) in config.inputs.iter().zip(&inputs) {
         if input.is_none() && !spec.optional {
             return Err(failed(format!("input '{}' is missing", spec.name)));
@@ -112,6 +121,29 @@ fn request(served: &ServedVersion, sample: &WarmupSample) -> Result<ValidRequest
         deadline: None,
         timeline: None,
     })
+}
+
+/// Fills in what the server gives a model with each request, where the sample does not: it is a sequence of one.
+fn fill(config: &ModelConfig, inputs: &mut [Option<Tensor>]) {
+    let Scheduling::Sequence(sequence) = &config.scheduling else {
+        return;
+    };
+    let batching = config.max_batch_rows.is_some();
+    let one = || Shape::new(if batching { vec![1, 1] } else { vec![1] });
+    for control in &sequence.controls {
+        let filled = match &control.signal {
+            Signal::Start(flag) | Signal::Ready(flag) | Signal::End(flag) => {
+                Tensor::new(flag.datatype, one(), flag.values[1].clone())
+            }
+            Signal::CorrelationId(datatype) => Tensor::zeros(*datatype, one()),
+        };
+        let slot = &mut inputs[control.input];
+        *slot = slot.take().or(filled);
+    }
+    for state in &sequence.states {
+        let slot = &mut inputs[state.input];
+        *slot = slot.take().or_else(|| state.first(config.inputs[state.input].datatype, batching));
+    }
 }
 
 fn contents(served: &ServedVersion, input: &WarmupInput) -> Result<Bytes, String> {

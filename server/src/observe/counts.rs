@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::error::InferError;
+use crate::error::{InferError, SequenceFault};
 use crate::request::ComputeTiming;
 
 /// How often something happened and how long it took in sum.
@@ -49,6 +49,7 @@ impl FailureReason {
             InferError::QueueFull { .. }
             | InferError::Expired
             | InferError::Unreachable { .. }
+            | InferError::Sequence(SequenceFault::Expired)
             | InferError::SchedulerStopped => Self::Rejected,
             InferError::Cancelled => Self::Canceled,
             InferError::Execute(_) | InferError::Abandoned => Self::Backend,

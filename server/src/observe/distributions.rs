@@ -28,6 +28,8 @@ pub struct Formed {
     pub cost: u64,
     /// From its formation to the start of its execution.
     pub assembly: Duration,
+    /// Rows that belong to no request: they are rows of the execution, and no inferences.
+    pub empty_rows: usize,
     /// Elements that the model computed without need, to make rows equally long; 0 for a model that does not pad.
     pub padding: u64,
     /// Elements that were asked for, in the same unit; 0 where the model does not say.
@@ -116,7 +118,7 @@ mod tests {
         let mut all = Distributions::default();
         let millis = Duration::from_millis;
         let timing = ComputeTiming { input: millis(1), infer: millis(2), output: millis(3) };
-        let formed = Formed { trigger: Trigger::Full, cost: 70, assembly: millis(4), padding: 30, real: 70 };
+        let formed = Formed { trigger: Trigger::Full, cost: 70, assembly: millis(4), empty_rows: 0, padding: 30, real: 70 };
         all.add_batch(&ExecutedBatch { rows: 5, timing, formed: Some(formed) });
         all.add_batch(&ExecutedBatch { rows: 0, timing, formed: None });
         all.add_request(RequestTiming { total: millis(9), queue: millis(8) });

@@ -63,6 +63,8 @@ pub struct Recorded {
 impl Recorded {
     fn add_batch(&mut self, batch: &ExecutedBatch) {
         self.counts.add_execution(clock::unix_millis(), batch.rows, batch.timing);
+        let empty = u64::try_from(batch.formed.map_or(0, |formed| formed.empty_rows)).unwrap_or(u64::MAX);
+        self.counts.inference_count = self.counts.inference_count.saturating_sub(empty);
         if batch.formed.is_some_and(|formed| formed.trigger == Trigger::Full) {
             self.counts.full_batches += 1;
         }

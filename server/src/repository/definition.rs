@@ -7,9 +7,10 @@ use std::sync::Arc;
 use proto::inference::{self as wire, model_config::SchedulingChoice};
 use tempfile::TempDir;
 
-use crate::config::{BackendKind, ModelConfig, Scheduling, auto_complete};
+use crate::config::{BackendKind, InitialState, ModelConfig, Scheduling, auto_complete};
 use crate::error::{ConfigProblem, LoadError};
 use crate::instance::{Described, describe, is_hub_directory};
+use crate::tensor::DataType;
 
 use super::scan::{self, Fingerprint, Location, Reading};
 use super::zero_config::{self, MODEL_PARAMETER, Part};
@@ -101,6 +102,7 @@ impl Reading {
         let mut config = ModelConfig::parse(written, source.name)?;
         let versions = choose_versions(&config, available)?;
         read_labels(&mut config, &source.location.directory, described.as_ref())?;
+        read_initial_states(&mut config, &source.location.directory)?;
         let dependencies = match &config.scheduling {
             Scheduling::Ensemble(graph) => graph.steps.iter().map(|step| step.model.to_string()).collect(),
             _ => BTreeSet::new(),
@@ -258,6 +260,33 @@ fn read_labels(config: &mut ModelConfig, directory: &Path, described: Option<&De
     if let Some(described) = described.filter(|described| !described.labels.is_empty()) {
         for output in config.outputs.iter_mut().filter(|output| &*output.name == "LOGITS" && output.labels.is_none()) {
             output.labels = Some(described.labels.clone().into());
+        }
+    }
+    Ok(())
+}
+
+/// Reads the files that states begin with, and checks that they hold what the states are.
+fn read_initial_states(config: &mut ModelConfig, directory: &Path) -> Result<(), LoadError> {
+    let model = config.name.to_string();
+    let batching = config.max_batch_rows.is_some();
+    let Scheduling::Sequence(sequence) = &mut config.scheduling else {
+        return Ok(());
+    };
+    for state in &mut sequence.states {
+        let datatype = config.inputs.get(state.input).map_or(DataType::Bytes, |input| input.datatype);
+        let mut path = "initial_state".to_owned();
+        if let InitialState::File { name, contents } = &mut state.initial {
+            path = format!("initial_state/{name}");
+            let failed = |reason: String| LoadError::Io { model: model.clone(), path: path.clone(), reason };
+            let is_below = Path::new(name).components().all(|component| matches!(component, Component::Normal(_)));
+            if !is_below {
+                return Err(failed("a file of an initial state must lie in the model's folder 'initial_state'".to_owned()));
+            }
+            *contents = std::fs::read(directory.join(&path)).map_err(|error| failed(error.to_string()))?.into();
+        }
+        if state.first(datatype, batching).is_none() {
+            let reason = format!("expected the contents of one {datatype} tensor of shape {}", state.shape);
+            return Err(LoadError::Io { model, path, reason });
         }
     }
     Ok(())

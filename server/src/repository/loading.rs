@@ -321,7 +321,7 @@ fn queue_batches(config: &ModelConfig) -> usize {
             }
             entries.min(MAX_QUEUE_BATCHES)
         }
-        Scheduling::Dynamic(_) | Scheduling::Ensemble(_) => {
+        Scheduling::Dynamic(_) | Scheduling::Sequence(_) | Scheduling::Ensemble(_) => {
             let instances: usize = config.instance_groups.iter().map(|group| group.count).sum();
             instances.saturating_mul(2).max(1)
         }

@@ -20,9 +20,11 @@ pub mod dynamic;
 pub mod ensemble;
 pub mod queue;
 pub mod reuse;
+pub mod sequence;
 pub mod simulation;
 pub mod validate;
 
+mod drive;
 mod driver;
 mod mailbox;
 mod timer;
@@ -99,6 +101,9 @@ impl ModelHandle {
             crate::config::Scheduling::Dynamic(policy) => {
                 Arc::new(dynamic::DynamicScheduler::start(policy.clone(), instances, Arc::clone(&statistics)))
             }
+            crate::config::Scheduling::Sequence(policy) => {
+                Arc::new(sequence::SequenceScheduler::start(policy, instances, Arc::clone(&statistics)))
+            }
             _ => Arc::new(direct::DirectScheduler::new(instances, Arc::clone(&statistics))),
         };
         Self::new(config, version, statistics, scheduler)
@@ -146,7 +151,7 @@ fn entry(config: &ModelConfig, request: ValidRequest, responder: Responder, queu
         TimeoutAction::Reject => (client.into_iter().chain(timeout).min(), None),
         TimeoutAction::Delay => (client, timeout),
     };
-    Entry { level: config.level(request.options.priority), request, responder, queued_at, deadline, delayed_from }
+    Entry { level: config.level(request.options.priority), request, responder, queued_at, deadline, delayed_from, stand_in: None }
 }
 
 /// Where an ensemble finds the models of its steps.

@@ -18,10 +18,9 @@ def test_server_metadata(client):
     metadata = client.get_server_metadata()
     assert metadata.name and metadata.version
     extensions = set(metadata.extensions)
-    assert {"classification", "model_repository", "model_configuration", "parameters", "statistics"} <= extensions
+    assert {"classification", "sequence", "model_repository", "model_configuration", "parameters", "statistics"} <= extensions
     # Only what is served is listed: binary tensor data is an extension of the REST protocol.
-    assert not extensions & {"system_shared_memory", "cuda_shared_memory", "trace", "logging", "sequence",
-                             "binary_tensor_data"}
+    assert not extensions & {"system_shared_memory", "cuda_shared_memory", "trace", "logging", "binary_tensor_data"}
     assert len(extensions) == len(metadata.extensions)
 
 

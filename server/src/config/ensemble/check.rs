@@ -114,18 +114,18 @@ impl Check<'_> {
             return Err(EnsembleProblem::BatchTooLarge { ensemble: self.name(), allowed, model: model(), limit });
         }
         for input in &step.inputs {
-            let Some(spec) = config.inputs.iter().find(|spec| spec.name == input.name) else {
+            let Some(spec) = config.client_inputs().find(|spec| spec.name == input.name) else {
                 let (tensor, input) = (self.tensor_name(input.tensor), input.name.to_string());
                 return Err(EnsembleProblem::NoSuchInput { ensemble: self.name(), tensor, input, model: model() });
             };
             self.claim(input.tensor, Claim::new(config, spec))?;
         }
         let is_mapped = |spec: &&TensorSpec| step.inputs.iter().any(|input| input.name == spec.name);
-        if let Some(spec) = config.inputs.iter().find(|spec| !spec.optional && !is_mapped(spec)) {
+        if let Some(spec) = config.client_inputs().find(|spec| !spec.optional && !is_mapped(spec)) {
             return Err(EnsembleProblem::InputNotMapped { ensemble: self.name(), input: spec.name.to_string(), model: model() });
         }
         for output in &step.outputs {
-            let Some(spec) = config.outputs.iter().find(|spec| spec.name == output.name) else {
+            let Some(spec) = config.client_outputs().find(|spec| spec.name == output.name) else {
                 let (tensor, output) = (self.tensor_name(output.tensor), output.name.to_string());
                 return Err(EnsembleProblem::NoSuchOutput { ensemble: self.name(), tensor, output, model: model() });
             };

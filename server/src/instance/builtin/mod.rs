@@ -24,6 +24,7 @@ mod own_threads;
 mod parameter_echo;
 mod producer;
 mod repeat;
+mod sequence_sum;
 mod setup;
 mod sleep;
 mod square;
@@ -44,6 +45,11 @@ trait Kind: Send + Sync {
     /// As [`ModelInstance::execute`].
     fn execute(&self, execution: &mut Execution, threads: &OwnThreads) -> Result<(), ExecuteError>;
 
+    /// The same for one instance alone, where it remembers something between batches.
+    fn for_instance(&self, _ordinal: usize) -> Option<Arc<dyn Kind>> {
+        None
+    }
+
     /// The device that it shares with other models.
     fn device(&self) -> Option<SharedDevice> {
         None
@@ -51,7 +57,7 @@ trait Kind: Send + Sync {
 }
 
 /// Every kind, with the parameters that it takes besides the common ones.
-const KINDS: [KindEntry; 10] = [
+const KINDS: [KindEntry; 11] = [
     KindEntry { name: "identity", parameters: &["missing"], open: identity::open },
     KindEntry { name: "add_sub", parameters: &["omit_output"], open: arithmetic::open },
     KindEntry { name: "sub_add", parameters: &["omit_output"], open: arithmetic::open },
@@ -65,11 +71,12 @@ const KINDS: [KindEntry; 10] = [
     KindEntry { name: "sleep", parameters: &["missing"], open: sleep::open },
     KindEntry { name: "parameter_echo", parameters: &[], open: parameter_echo::open },
     KindEntry { name: "mock_llm", parameters: &[], open: mock_llm::open },
+    KindEntry { name: "sequence_sum", parameters: &[], open: sequence_sum::open },
     KindEntry { name: "fake", parameters: &fake::PARAMETERS, open: fake::open },
 ];
 
 /// The names of [`KINDS`], for errors.
-const KNOWN_KINDS: &str = "identity, add_sub, sub_add, repeat, square, producer, sleep, parameter_echo, mock_llm, \
+const KNOWN_KINDS: &str = "identity, add_sub, sub_add, repeat, square, producer, sleep, parameter_echo, mock_llm, sequence_sum, \
                            fake";
 
 /// Opens the builtin model that the parameters name, after `creation_delay_sec`.
@@ -112,7 +119,7 @@ struct Builtin {
 impl Backend for Builtin {
     fn instantiate(&self, slot: &InstanceSlot) -> Result<Box<dyn ModelInstance>, LoadError> {
         Ok(Box::new(BuiltinInstance {
-            kind: Arc::clone(&self.kind),
+            kind: self.kind.for_instance(slot.ordinal).unwrap_or_else(|| Arc::clone(&self.kind)),
             execute_delay: self.delay_of(slot.ordinal),
             threads: OwnThreads::new(format!("{}~{}", self.model, slot.ordinal)),
         }))

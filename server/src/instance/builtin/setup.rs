@@ -206,6 +206,11 @@ impl<'a> Setup<'a> {
         index.ok_or_else(|| self.unsuited(needed.describe(TensorSide::Output), "no such output"))
     }
 
+    /// The position of an output that the configuration may leave out.
+    pub(super) fn output_if_any(&self, needed: &Needed) -> Result<Option<usize>, LoadError> {
+        self.find(needed, TensorSide::Output, &self.config.outputs)
+    }
+
     /// Requires that there are no tensors but these.
     pub(super) fn no_others(&self, inputs: &[&str], outputs: &[&str]) -> Result<(), LoadError> {
         let sides = [(TensorSide::Input, &self.config.inputs, inputs), (TensorSide::Output, &self.config.outputs, outputs)];

@@ -137,7 +137,15 @@ impl Bench {
             timeline: ask.timeline.then(|| Box::new(Timeline::begin(now, now))),
         };
         let responder = Responder::new(Box::new(ClientSink(sender, SingleResponse::default())), cancellation.clone());
-        let entry = Entry { request, responder, queued_at: now, level: ask.level, deadline: ask.deadline, delayed_from: None };
+        let entry = Entry {
+            request,
+            responder,
+            queued_at: now,
+            level: ask.level,
+            deadline: ask.deadline,
+            delayed_from: None,
+            stand_in: None,
+        };
         self.shared.submit(entry, &self.scheduler);
         Client { cancellation, outcome }
     }

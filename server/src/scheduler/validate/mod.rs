@@ -6,10 +6,12 @@
 
 use std::collections::HashSet;
 
-use crate::config::{BatchCost, ModelConfig, Scheduling};
-use crate::error::{InferError, RequestProblem, RequestTag, WireShape};
-use crate::request::{BatchKey, InferRequest, InputTensor, ValidRequest};
-use crate::tensor::{Dims, Shape, StringsFault, Tensor, TensorSpec, check_strings};
+use bytes::Bytes;
+
+use crate::config::{BatchCost, ModelConfig, Scheduling, SequenceBatching, SequenceStrategy, Signal};
+use crate::error::{InferError, RequestProblem, RequestTag, SequenceFault, WireShape};
+use crate::request::{BatchKey, InferRequest, InputTensor, SequenceId, ValidRequest};
+use crate::tensor::{DataType, Dims, Shape, StringsFault, Tensor, TensorSpec, check_strings};
 
 /// Said to clients whose shape does not fit a model that batches: the usual cause is a forgotten first dimension.
 const BATCH_NOTE: &str = "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension \
@@ -75,15 +77,64 @@ fn check(request: &InferRequest, config: &ModelConfig) -> Result<Checked, Fault>
     let mut inputs = vec![None; config.inputs.len()];
     for input in &request.inputs {
         let found = config.input_index(&input.name).and_then(|index| Some((config.inputs.get(index)?, inputs.get_mut(index)?)));
-        let Some((spec, slot)) = found else {
+        let Some((spec, slot)) = found.filter(|(spec, _)| spec.is_for_clients()) else {
             return Err(InferError::UnexpectedInput { input: input.name.clone(), model: config.name.to_string() }.into());
         };
         *slot = Some(check_input(config, spec, input)?);
     }
-    if config.inputs.iter().zip(&inputs).any(|(spec, input)| input.is_none() && !spec.optional) {
+    let is_needed = |spec: &TensorSpec| spec.is_for_clients() && !spec.optional;
+    if config.inputs.iter().zip(&inputs).any(|(spec, input)| input.is_none() && is_needed(spec)) {
         return Err(missing_inputs(request, config).into());
     }
+    if let Scheduling::Sequence(sequence) = &config.scheduling {
+        check_sequence(sequence, &request.options.sequence_id, rows, config).map_err(InferError::from)?;
+    }
     Ok(Checked { inputs, outputs, rows })
+}
+
+/// Longest name of a sequence, in bytes: Triton's. Names are kept as long as their sequences.
+const MAX_ID_BYTES: usize = 128;
+
+/// What every request of a sequence must be; whether it comes in turn is for the scheduler to say.
+fn check_sequence(sequence: &SequenceBatching, id: &SequenceId, rows: usize, config: &ModelConfig) -> Result<(), SequenceFault> {
+    let model = || config.name.to_string();
+    if rows != 1 {
+        return Err(SequenceFault::BatchSize { model: model() });
+    }
+    match id {
+        SequenceId::None => return Err(SequenceFault::NoId { model: model() }),
+        SequenceId::Text(text) if text.len() > MAX_ID_BYTES => {
+            return Err(SequenceFault::IdTooLong { model: model(), limit: MAX_ID_BYTES, got: text.len() });
+        }
+        SequenceId::Number(_) | SequenceId::Text(_) => {}
+    }
+    for control in &sequence.controls {
+        if let Signal::CorrelationId(datatype) = control.signal
+            && correlation_id(id, datatype).is_none()
+        {
+            return Err(SequenceFault::IdUnfit { model: model(), id: id.to_string(), datatype });
+        }
+    }
+    Ok(())
+}
+
+/// A sequence's id as an element of this datatype; `None` where it does not fit.
+pub(super) fn correlation_id(id: &SequenceId, datatype: DataType) -> Option<Bytes> {
+    if datatype == DataType::Bytes {
+        let text = id.to_string();
+        let length = u32::try_from(text.len()).ok()?.to_le_bytes();
+        return Some([&length, text.as_bytes()].concat().into());
+    }
+    let SequenceId::Number(number) = *id else {
+        return None;
+    };
+    Some(match datatype {
+        DataType::Uint64 => Bytes::copy_from_slice(&number.to_le_bytes()),
+        DataType::Int64 => Bytes::copy_from_slice(&i64::try_from(number).ok()?.to_le_bytes()),
+        DataType::Uint32 => Bytes::copy_from_slice(&u32::try_from(number).ok()?.to_le_bytes()),
+        DataType::Int32 => Bytes::copy_from_slice(&i32::try_from(number).ok()?.to_le_bytes()),
+        _ => return None,
+    })
 }
 
 fn refuse_duplicates(request: &InferRequest) -> Result<(), RequestProblem> {
@@ -99,26 +150,32 @@ fn refuse_duplicates(request: &InferRequest) -> Result<(), RequestProblem> {
 }
 
 fn requested_outputs(request: &InferRequest, config: &ModelConfig) -> Result<Vec<bool>, InferError> {
-    let mut wanted = vec![request.outputs.is_empty(); config.outputs.len()];
+    let is_all = request.outputs.is_empty();
+    let mut wanted: Vec<bool> = config.outputs.iter().map(|spec| is_all && spec.is_for_clients()).collect();
     for output in &request.outputs {
-        match config.output_index(output).and_then(|index| wanted.get_mut(index)) {
-            Some(slot) => *slot = true,
-            None => return Err(InferError::UnexpectedOutput { output: output.clone(), model: config.name.to_string() }),
+        let found = config.output_index(output).and_then(|index| Some((config.outputs.get(index)?, wanted.get_mut(index)?)));
+        match found {
+            Some((spec, slot)) if spec.is_for_clients() => *slot = true,
+            _ => return Err(InferError::UnexpectedOutput { output: output.clone(), model: config.name.to_string() }),
         }
     }
     Ok(wanted)
 }
 
 fn check_input_count(request: &InferRequest, config: &ModelConfig) -> Result<(), RequestProblem> {
-    let required = config.inputs.iter().filter(|input| !input.optional).count();
-    if (required..=config.inputs.len()).contains(&request.inputs.len()) { Ok(()) } else { Err(missing_inputs(request, config)) }
+    let required = config.client_inputs().filter(|input| !input.optional).count();
+    if (required..=config.client_inputs().count()).contains(&request.inputs.len()) {
+        Ok(())
+    } else {
+        Err(missing_inputs(request, config))
+    }
 }
 
 fn missing_inputs(request: &InferRequest, config: &ModelConfig) -> RequestProblem {
-    let required = config.inputs.iter().filter(|input| !input.optional);
+    let required = config.client_inputs().filter(|input| !input.optional);
     let names = |names: Vec<&str>| names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(",");
-    let most = config.inputs.len();
-    let least = required.clone().count();
+    let most = config.client_inputs().count();
+    let least = config.client_inputs().filter(|input| !input.optional).count();
     let expected = if least == most { format!("{most} inputs") } else { format!("number of inputs between {least} and {most}") };
     let missing = required.map(|input| &*input.name).filter(|name| request.inputs.iter().all(|input| input.name != **name));
     RequestProblem::InputCount {
@@ -253,7 +310,7 @@ fn batch_key(config: &ModelConfig, inputs: &[Option<Tensor>]) -> BatchKey {
     if config.max_batch_rows.is_none() {
         return BatchKey(key);
     }
-    for (spec, input) in config.inputs.iter().zip(inputs) {
+    for (spec, input) in config.inputs.iter().zip(inputs).filter(|(spec, _)| spec.is_for_clients()) {
         if spec.optional {
             key.push(usize::from(input.is_some()));
         }
@@ -268,6 +325,10 @@ fn batch_key(config: &ModelConfig, inputs: &[Option<Tensor>]) -> BatchKey {
 fn batch_cost(config: &ModelConfig) -> BatchCost {
     match &config.scheduling {
         Scheduling::Dynamic(dynamic) => dynamic.cost,
+        Scheduling::Sequence(sequence) => match &sequence.strategy {
+            SequenceStrategy::Oldest { batching, .. } => batching.cost,
+            SequenceStrategy::Direct { .. } => BatchCost::Rows,
+        },
         _ => BatchCost::Rows,
     }
 }
