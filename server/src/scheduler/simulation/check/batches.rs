@@ -11,6 +11,8 @@ use super::{Book, Findings, Order, is_delayed, is_given_up};
 /// shape that stayed behind.
 #[derive(Clone, Copy, Debug, Default)]
 struct Rank {
+    /// Whether anybody is in the queue, be it one whose client has left.
+    waits: bool,
     head: Option<Order>,
     taken: Option<Order>,
     stayed: Option<Order>,
@@ -101,6 +103,9 @@ impl Book {
         let Some(first) = members.first() else { return };
         let shape = requests[*first as usize].shape;
         let mut ranks = vec![Rank::default(); self.passed_over.len()];
+        for number in self.waiting.iter().flatten() {
+            ranks[self.rank(&requests[*number as usize], now)].waits = true;
+        }
         for (number, request) in self.live(requests, now) {
             let order = self.order(*number, request, now);
             let rank = &mut ranks[self.rank(request, now)];
@@ -119,7 +124,7 @@ impl Book {
             }
         }
         let lead = self.rank(&requests[*first as usize], now);
-        self.check_lead(lead, members, &ranks, findings);
+        self.check_lead(lead, members, &ranks, requests, findings);
         self.check_fill(lead, load, trigger, &ranks, requests, findings);
     }
 
@@ -128,18 +133,20 @@ impl Book {
     }
 
     /// Who leads: the most urgent of the highest rank, or of one that was passed over too often.
-    fn check_lead(&mut self, lead: usize, members: &[u32], ranks: &[Rank], findings: &mut Findings<'_>) {
+    fn check_lead(&mut self, lead: usize, members: &[u32], ranks: &[Rank], requests: &[Request], findings: &mut Findings<'_>) {
         let is_served = |rank: &Rank| rank.head.is_some_and(|head| members.contains(&head.2));
         let overdue = self.passed_over[lead] >= PASS_OVER && is_served(&ranks[lead]);
         let highest = ranks.iter().find(|rank| rank.head.is_some()).copied().unwrap_or_default();
-        if let Some(head) = highest.head.filter(|_| !is_served(&highest) && !overdue) {
+        // Whose leader is given up for the sake of a full batch leads it nevertheless.
+        let now = findings.now;
+        let led_by_another = self.waiting.iter().flatten().any(|number| is_given_up(&requests[*number as usize], now));
+        if let Some(head) = highest.head.filter(|_| !is_served(&highest) && !overdue && !led_by_another) {
             findings.add(format_args!("request {} is the most urgent, but not in the batch", head.2));
         }
         for (index, rank) in ranks.iter().enumerate() {
-            let waits = rank.head.is_some() && !is_served(rank);
-            self.passed_over[index] = if waits { self.passed_over[index] + 1 } else { 0 };
-            // Several that are overdue go one after the other.
-            if self.passed_over[index] > PASS_OVER + ranks.len() as u64 {
+            self.passed_over[index] = if rank.waits && !is_served(rank) { self.passed_over[index] + 1 } else { 0 };
+            // Several that are overdue go one after the other, and one whose client has left may have been the first.
+            if self.passed_over[index] > 2 * PASS_OVER + ranks.len() as u64 {
                 findings.add(format_args!("rank {index} was passed over {} times in a row", self.passed_over[index]));
             }
         }

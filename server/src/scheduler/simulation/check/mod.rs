@@ -191,7 +191,9 @@ impl Book {
         self.waiting[level].push(number);
         // What Triton has moved into a payload counts no more.
         let payload = if self.is_compat() { self.policy.max_rows.get() } else { 0 };
-        let (holds, may) = (self.waiting[level].len(), self.policy.policies[level].max_entries.get() + payload);
+        let waiting = self.waiting[level].iter().map(|number| &requests[*number as usize]);
+        let holds = waiting.filter(|request| !is_given_up(request, findings.now)).count();
+        let may = self.policy.policies[level].max_entries.get() + payload;
         if holds > may {
             findings.add(format_args!("level {} holds {holds} entries, at most {may}", level + 1));
         }

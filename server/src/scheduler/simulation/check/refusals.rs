@@ -5,6 +5,9 @@ use crate::clock::Timestamp;
 use super::super::report::{Outcome, Request};
 use super::{Book, Findings, LEARNING};
 
+/// How wrong a batcher may be about the times that things take.
+const DOUBT: f64 = 1.5;
+
 impl Book {
     pub(super) fn ended(&mut self, number: u32, outcome: Outcome, requests: &[Request], findings: &mut Findings<'_>) {
         let request = &requests[number as usize];
@@ -74,7 +77,8 @@ impl Book {
             nanos += self.longest_nanos(rows, cost);
         }
         let left = finish_by.since(findings.now).as_nanos() as f64;
-        if nanos <= left && self.finished >= LEARNING {
+        // What executions scatter and what it has not seen yet a batcher may allow for.
+        if nanos * DOUBT <= left && self.finished >= LEARNING {
             findings.add(format_args!("refused as unreachable with {left} ns left, where {nanos} ns are enough for all"));
         }
     }
@@ -111,7 +115,7 @@ impl Book {
         let left = deadline.since(findings.now).as_nanos() as f64;
         let ahead = 1 + (self.ready.len() + self.running.len()) / self.instances;
         let longest = self.longest_nanos(self.policy.max_rows.get(), self.largest_cost) * ahead as f64;
-        if left > longest && self.finished >= LEARNING {
+        if left > longest * DOUBT && self.finished >= LEARNING {
             findings.add(format_args!("request {number} is given up with {left} ns left, where all takes {longest} ns"));
         }
     }
