@@ -146,7 +146,7 @@ impl<T> UrgentFirst<T> {
         entry: &Waiting<T>,
         forecast: &Forecast,
     ) -> Option<Refusal> {
-        let left = entry.finish_by?.since(now);
+        let left = entry.finish_by.filter(|_| !forecast.is_probing())?.since(now);
         forecast.fit.predict(entry.cost)?;
         let work = self.buckets.ahead(now, level, order);
         let rows = work.rows.saturating_add(entry.rows.max(1) as u64);
