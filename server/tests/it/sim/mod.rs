@@ -7,3 +7,4 @@ mod goodput;
 mod recovery;
 mod safety;
 mod tampering;
+mod window;

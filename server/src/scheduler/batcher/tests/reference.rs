@@ -241,13 +241,7 @@ impl Naive {
         let line: Vec<usize> = line.iter().map(|(.., item)| *item).take(beyond.unwrap_or(usize::MAX)).collect();
         let (batch, dropped) = self.fill_by(None, &line, now, start, left);
         let position = |item: usize| line.iter().position(|own| *own == item);
-        for (item, lapse) in &dropped {
-            self.list.retain(|own| own.entry.item != *item);
-            match lapse {
-                Some(lapse) => self.lapsed.push((*item, *lapse)),
-                None => gone.push(*item),
-            }
-        }
+        self.fall_out(&dropped, gone);
         let is_mixed = self.list.iter().any(|own| own.entry.key != key);
         let is_stopped = batch.is_stopped || beyond.is_some();
         // Without the one who led, another bucket may be more urgent.
@@ -268,16 +262,25 @@ impl Naive {
             let (full, late) = self.fill_by(Some(cost), &line, now, start, left);
             let rate = |filled: &Filled| filled.timed as f64 / self.forecast.fit.predict(filled.cost).unwrap().as_secs_f64();
             if full.timed > 0 && rate(&chosen) < 0.9 * rate(&full) {
-                for (item, lapse) in late {
-                    assert!(lapse.is_none() && !left.contains(&item), "those have fallen out before");
-                }
                 chosen = full;
             }
+            // The full batch reaches further, and meets more who have gone or are late.
+            self.fall_out(&late, gone);
         }
         self.lapsed.extend(chosen.skipped.iter().map(|item| (*item, Lapse::Unreachable)));
         let leaving: Vec<usize> = chosen.members.iter().chain(&chosen.skipped).copied().collect();
         self.depart(now, &leaving, chosen.members.len(), chosen.cost, &heads);
         Some(chosen.members)
+    }
+
+    fn fall_out(&mut self, dropped: &[(usize, Option<Lapse>)], gone: &mut Vec<usize>) {
+        for (item, lapse) in dropped {
+            self.list.retain(|own| own.entry.item != *item);
+            match lapse {
+                Some(lapse) => self.lapsed.push((*item, *lapse)),
+                None => gone.push(*item),
+            }
+        }
     }
 
     fn is_full(&self, rows: usize, cost: u64) -> bool {
