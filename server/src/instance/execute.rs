@@ -4,11 +4,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::Span;
+
 use crate::batch::{Batch, Member, Origin};
 use crate::clock::{self, Timestamp};
 use crate::config::ModelConfig;
 use crate::error::{ExecuteError, InferError};
 use crate::observe::statistics::{ExecutedBatch, Formed, RequestTiming, Stage};
+use crate::observe::trace;
 use crate::request::{Cancellation, ComputeTiming, Delivery, Entry, Parameter, Parameters, Responder, ValidRequest};
 use crate::tensor::Tensor;
 use crate::timeline::BatchTimes;
@@ -27,6 +30,8 @@ pub struct Execution {
     rows: usize,
     /// Rows that belong to no request.
     empty_rows: usize,
+    /// Requests, without the padding of sequences.
+    askers: usize,
     outputs: Vec<Option<Tensor>>,
     pub(super) marks: Marks,
     recorded: bool,
@@ -34,6 +39,7 @@ pub struct Execution {
     seat: Option<Seat>,
     /// Rows of requests whose clients left before the model ran for them.
     left_rows: usize,
+    span: Span,
     /// Elements that the model was asked for, and those that it added to them.
     real: u64,
     padding: u64,
@@ -89,8 +95,10 @@ impl Execution {
         let start = clock::now();
         let (rows, origin) = (batch.rows(), origin(&served, &batch));
         let outputs = served.config.outputs.len();
-        let empty = batch.members().iter().filter(|member| member.item.is_padding());
-        let empty_rows = empty.map(|member| member.rows.len()).sum();
+        let spans = batch.members().iter().map(|member| member.item.responder.span());
+        let span = trace::batch(&served.config.name, served.version, &origin, rows, spans);
+        let empty = || batch.members().iter().filter(|member| member.item.is_padding());
+        let (askers, empty_rows) = (batch.len() - empty().count(), empty().map(|member| member.rows.len()).sum());
         let mut requests: Vec<Running> = batch
             .into_iter()
             .map(|Member { item: entry, rows }| {
@@ -117,6 +125,7 @@ impl Execution {
             served,
             requests,
             rows,
+            askers,
             empty_rows,
             outputs,
             marks,
@@ -124,6 +133,7 @@ impl Execution {
             origin,
             seat: None,
             left_rows: 0,
+            span,
             real: 0,
             padding: 0,
         }
@@ -133,6 +143,7 @@ impl Execution {
     pub(super) fn on(mut self, instance: usize) -> Self {
         if let Some(busy) = self.served.statistics.busy(instance) {
             let idle_since = busy.begin(self.marks.start);
+            self.span.record("instance", instance);
             self.seat = Some(Seat { served: Arc::clone(&self.served), instance, idle_since });
         }
         self
@@ -143,7 +154,7 @@ impl Execution {
         BatchTimes {
             origin: self.origin,
             rows: self.rows,
-            requests: self.requests.len(),
+            requests: self.askers,
             instance: self.seat.as_ref().map(|seat| seat.instance),
             idle_since: self.seat.as_ref().map_or(Timestamp::default(), |seat| seat.idle_since),
             device_wait: Duration::ZERO,
@@ -346,6 +357,7 @@ impl Execution {
     ) {
         let end = clock::now();
         let timing = self.marks.timing(end);
+        trace::executed(&self.span, timing);
         let statistics = &self.served.statistics;
         let answered: Vec<RequestTiming> = answers
             .iter()
