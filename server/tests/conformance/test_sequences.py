@@ -474,6 +474,18 @@ def test_minimum_slot_utilization(repository):
         assert [(each.batch_size, each.compute_infer.count) for each in count(server, "patient").batch_stats] == [(2, 1)]
 
 
+def test_a_wait_for_more_sequences_ends_when_the_server_stops(repository):
+    write_sum(repository, "patient", "direct { max_queue_delay_microseconds: 60000000 minimum_slot_utilization: 1.0 }\n"
+              + controls(), max_batch_size=2)
+    with Server(repository) as server:
+        waiting = server.stub().ModelInfer.future(step("patient", 1, 1, True), timeout=LIMIT_S)
+        wait_until(lambda: "nv_inference_pending_request_count{model=\"patient\",version=\"1\"} 1" in metrics_of(server),
+                   "the request waits")
+        server.terminate()
+        assert output(waiting.result()) == [1]
+        assert server.wait_exit() == 0
+
+
 def test_a_decoupled_model_answers_in_order(calls):
     def repeat(values, start, end, id):
         return request("repeat_sequence", [("IN", "INT32", [len(values)], values),
