@@ -273,7 +273,7 @@ pub(super) fn take_out(batch: Batch<Entry>, test: &mut dyn FnMut(&Entry) -> bool
     let (mut kept, mut taken) = (Batch::default(), Vec::new());
     kept.origin = batch.origin;
     for Member { item: entry, rows } in batch {
-        match test(&entry) {
+        match !entry.is_padding() && test(&entry) {
             false => kept.push(entry, rows.len()),
             true => {
                 if let Some(stand_in) = &entry.stand_in {
