@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tracing::Span;
 
@@ -14,7 +13,7 @@ use crate::observe::statistics::{ExecutedBatch, Formed, RequestTiming, Stage};
 use crate::observe::trace;
 use crate::request::{Cancellation, ComputeTiming, Delivery, Entry, Parameter, Parameters, Responder, ValidRequest};
 use crate::tensor::Tensor;
-use crate::timeline::BatchTimes;
+use crate::timeline::{BatchTimes, DeviceTurn};
 
 use super::stream::ResponseStream;
 use super::{ServedVersion, gather, split};
@@ -37,6 +36,7 @@ pub struct Execution {
     recorded: bool,
     origin: Origin,
     seat: Option<Seat>,
+    device: Option<DeviceTurn>,
     /// Rows of requests whose clients left before the model ran for them.
     left_rows: usize,
     span: Span,
@@ -132,6 +132,7 @@ impl Execution {
             recorded: false,
             origin,
             seat: None,
+            device: None,
             left_rows: 0,
             span,
             real: 0,
@@ -140,7 +141,9 @@ impl Execution {
     }
 
     /// Says which instance runs it, by its number; the instance counts as busy until the execution ends.
-    pub(super) fn on(mut self, instance: usize) -> Self {
+    /// `device` is its turn on the device that it shares with others, if it does.
+    pub(super) fn on(mut self, instance: usize, device: Option<DeviceTurn>) -> Self {
+        self.device = device;
         if let Some(busy) = self.served.statistics.busy(instance) {
             let idle_since = busy.begin(self.marks.start);
             self.span.record("instance", instance);
@@ -157,7 +160,7 @@ impl Execution {
             requests: self.askers,
             instance: self.seat.as_ref().map(|seat| seat.instance),
             idle_since: self.seat.as_ref().map_or(Timestamp::default(), |seat| seat.idle_since),
-            device_wait: Duration::ZERO,
+            device: self.device,
             started_at: self.marks.start,
             inputs_at: self.marks.input_done,
             executed_at: self.marks.infer_done,

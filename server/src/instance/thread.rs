@@ -9,6 +9,7 @@ use crate::batch::Batch;
 use crate::clock;
 use crate::error::{ExecuteError, LoadError};
 use crate::request::Entry;
+use crate::timeline::DeviceTurn;
 
 use super::device::{DevicePermit, Reservation, Seat};
 use super::pool::{BatchDone, Ready, Shared, take_out};
@@ -52,7 +53,9 @@ pub(super) fn spawn(
 fn serve(shared: &Shared, slot: &InstanceSlot, backend: &dyn Backend, seat: Option<&Seat>, mut instance: Box<dyn ModelInstance>) {
     let mut turn = None;
     while let Some(Ready { batch, permit }) = next(shared, slot.ordinal, seat, turn.take()) {
-        let (done, outcome) = run(shared, slot.ordinal, instance.as_mut(), batch);
+        let device =
+            permit.as_ref().map(|permit| DeviceTurn { claimed_at: permit.claimed_at(), granted_at: permit.granted_at() });
+        let (done, outcome) = run(shared, (slot.ordinal, device), instance.as_mut(), batch);
         // With more to run, the instance asks for its next turn in the same step, so that nobody comes between who
         // has a weaker claim. A dynamic batcher has asked for it already.
         let goes_on = shared.seat.is_none() && outcome.is_ok() && shared.queue.has_some(slot.ordinal, Appetite::All);
@@ -123,10 +126,10 @@ fn create(served: &ServedVersion, backend: &dyn Backend, slot: &InstanceSlot) ->
 /// The instance panicked; its state may be broken.
 struct Broken;
 
-/// Runs one batch on an instance. Entries that nobody waits for any more are left out.
+/// Runs one batch on an instance, by its number, and its turn on the device. Entries that nobody waits for any more are left out.
 fn run(
     shared: &Shared,
-    ordinal: usize,
+    (ordinal, device): (usize, Option<DeviceTurn>),
     instance: &mut dyn ModelInstance,
     batch: Batch<Entry>,
 ) -> (BatchDone, Result<(), Broken>) {
@@ -139,7 +142,7 @@ fn run(
     if live.is_empty() {
         return (done, Ok(()));
     }
-    let mut execution = Execution::start(Arc::clone(served), live).on(ordinal);
+    let mut execution = Execution::start(Arc::clone(served), live).on(ordinal, device);
     let (result, outcome) = match catch_unwind(AssertUnwindSafe(|| instance.execute(&mut execution))) {
         Ok(result) => (result, Ok(())),
         Err(panic) => {

@@ -15,6 +15,7 @@ use crate::clock::Timestamp;
 
 pub mod check;
 pub mod device;
+pub mod fairness;
 pub mod goodput;
 mod model;
 pub mod observer;
@@ -22,6 +23,7 @@ pub mod random;
 pub mod report;
 pub mod scenario;
 mod shared;
+pub mod sweep;
 pub mod traffic;
 
 pub use device::CostCurve;
