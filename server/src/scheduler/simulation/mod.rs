@@ -22,6 +22,7 @@ pub mod random;
 pub mod report;
 pub mod scenario;
 mod shared;
+pub mod sweep;
 pub mod traffic;
 
 pub use device::CostCurve;

@@ -3,3 +3,4 @@
 //! `SIM_SEED=7 cargo test -p server sim` replays one seed of [`safety`] and writes down all that happens.
 
 mod tampering;
+mod window;
