@@ -88,6 +88,11 @@ impl<T> Batch<T> {
         batch
     }
 
+    /// An empty batch with room for so many things.
+    pub fn with_capacity(members: usize) -> Self {
+        Self { members: Vec::with_capacity(members), ..Self::default() }
+    }
+
     /// Appends a thing that has `rows` rows.
     pub fn push(&mut self, item: T, rows: usize) {
         let end = self.rows.saturating_add(rows);

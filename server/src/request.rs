@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tracing::Span;
 
 use crate::clock::Timestamp;
 use crate::error::{InferError, RequestTag};
@@ -267,17 +268,30 @@ pub trait ResponseSink: Send {
 pub struct Responder {
     sink: Option<Box<dyn ResponseSink>>,
     cancellation: Cancellation,
+    span: Span,
 }
 
 impl Responder {
     /// A responder for `sink`, whose asker leaves through `cancellation`.
     pub fn new(sink: Box<dyn ResponseSink>, cancellation: Cancellation) -> Self {
-        Self { sink: Some(sink), cancellation }
+        Self { sink: Some(sink), cancellation, span: Span::none() }
+    }
+
+    /// The same, whose request has this span: it ends with the last delivery.
+    #[must_use]
+    pub fn within(mut self, span: Span) -> Self {
+        self.span = span;
+        self
+    }
+
+    /// The request's span; disabled where nobody asks for spans.
+    pub fn span(&self) -> &Span {
+        &self.span
     }
 
     /// A responder that answers nobody.
     pub fn nobody() -> Self {
-        Self { sink: None, cancellation: Cancellation::default() }
+        Self { sink: None, cancellation: Cancellation::default(), span: Span::none() }
     }
 
     /// The same asker behind another sink, which answers through what it is given.
@@ -312,6 +326,8 @@ impl Responder {
     fn deliver_by(&mut self, delivery: Delivery, deliver: impl FnOnce(&mut dyn ResponseSink, Delivery)) {
         if delivery.is_last() {
             if let Some(mut sink) = self.sink.take() {
+                let span = std::mem::replace(&mut self.span, Span::none());
+                span.record("outcome", if matches!(delivery, Delivery::Failed { .. }) { "failed" } else { "answered" });
                 deliver(sink.as_mut(), delivery);
             }
         } else if let Some(sink) = self.sink.as_mut() {

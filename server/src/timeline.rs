@@ -68,14 +68,23 @@ pub struct BatchTimes {
     pub instance: Option<usize>,
     /// Since when that instance had had nothing to do; the origin of time where it had never run a batch.
     pub idle_since: Timestamp,
-    /// How long it waited for a device that models share.
-    pub device_wait: Duration,
+    /// Its turn on a device that models share, where it needed one.
+    pub device: Option<DeviceTurn>,
     /// Its execution began.
     pub started_at: Timestamp,
     /// Its inputs were where the model needs them, where the model says so.
     pub inputs_at: Option<Timestamp>,
     /// The model had run, where it says so.
     pub executed_at: Option<Timestamp>,
+}
+
+/// A turn on a device that models share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceTurn {
+    /// When it was asked for.
+    pub claimed_at: Timestamp,
+    /// When it came.
+    pub granted_at: Timestamp,
 }
 
 /// One step of an ensemble.
@@ -142,12 +151,14 @@ impl BatchTimes {
         let total = self.started_at.since(queued_at);
         let instance = self.idle_since.min(self.started_at).since(queued_at);
         let rest = total.saturating_sub(instance);
-        let device = self.device_wait.min(rest);
+        let waiting_since = queued_at.max(self.idle_since);
+        let device = self.device.map_or(Duration::ZERO, |turn| turn.granted_at.since(turn.claimed_at.max(waiting_since)));
+        let device = device.min(rest);
         let rest = rest.saturating_sub(device);
         let window = match self.origin.trigger {
             Trigger::Alone => Duration::ZERO,
             // A batch that waits for a device is formed when it has it, so that wait lies before as well.
-            _ => self.origin.formed_at.since(queued_at.max(self.idle_since)).saturating_sub(device).min(rest),
+            _ => self.origin.formed_at.since(waiting_since).saturating_sub(device).min(rest),
         };
         Waits { instance, window, device, handover: rest.saturating_sub(window) }
     }
@@ -161,15 +172,17 @@ mod tests {
         Timestamp::from_nanos(micros * 1000)
     }
 
+    const NO_TURN: (u64, u64) = (0, 0);
+
     /// Queued at 100; the waits in microseconds: instance, window, device, handover.
-    fn waits(trigger: Trigger, idle_since: u64, formed_at: u64, device_wait: u64, started_at: u64) -> [u128; 4] {
+    fn waits(trigger: Trigger, idle_since: u64, formed_at: u64, device: (u64, u64), started_at: u64) -> [u128; 4] {
         let batch = BatchTimes {
             origin: Origin { id: 1, formed_at: at(formed_at), trigger, cost: 1 },
             rows: 1,
             requests: 1,
             instance: Some(0),
             idle_since: at(idle_since),
-            device_wait: Duration::from_micros(device_wait),
+            device: (device != NO_TURN).then(|| DeviceTurn { claimed_at: at(device.0), granted_at: at(device.1) }),
             started_at: at(started_at),
             inputs_at: None,
             executed_at: None,
@@ -181,18 +194,20 @@ mod tests {
     #[test]
     fn waits_are_divided_and_add_up() {
         // The instance was idle all along: the window, then the hand-over.
-        assert_eq!(waits(Trigger::Window, 50, 180, 0, 200), [0, 80, 0, 20]);
+        assert_eq!(waits(Trigger::Window, 50, 180, NO_TURN, 200), [0, 80, 0, 20]);
         // It became idle on the way.
-        assert_eq!(waits(Trigger::Idle, 150, 160, 0, 170), [50, 10, 0, 10]);
+        assert_eq!(waits(Trigger::Idle, 150, 160, NO_TURN, 170), [50, 10, 0, 10]);
         // The batch was formed while the instance ran.
-        assert_eq!(waits(Trigger::Full, 190, 120, 0, 200), [90, 0, 0, 10]);
+        assert_eq!(waits(Trigger::Full, 190, 120, NO_TURN, 200), [90, 0, 0, 10]);
         // The device was granted when the batch was formed.
-        assert_eq!(waits(Trigger::Idle, 50, 180, 60, 200), [0, 20, 60, 20]);
+        assert_eq!(waits(Trigger::Idle, 50, 180, (120, 180), 200), [0, 20, 60, 20]);
+        // The turn was asked for before the request came, or while the instance ran.
+        assert_eq!(waits(Trigger::Idle, 150, 180, (60, 180), 190), [50, 0, 30, 10]);
         // A model that does not batch has no window.
-        assert_eq!(waits(Trigger::Alone, 50, 0, 30, 200), [0, 0, 30, 70]);
+        assert_eq!(waits(Trigger::Alone, 50, 0, (100, 130), 200), [0, 0, 30, 70]);
         // Nonsense from clocks never makes more than the whole.
-        assert_eq!(waits(Trigger::Window, 900, 900, 900, 200), [100, 0, 0, 0]);
-        assert_eq!(waits(Trigger::Window, 0, 900, 900, 200), [0, 0, 100, 0]);
+        assert_eq!(waits(Trigger::Window, 900, 900, (100, 900), 200), [100, 0, 0, 0]);
+        assert_eq!(waits(Trigger::Window, 0, 900, (100, 900), 200), [0, 0, 100, 0]);
     }
 
     #[test]

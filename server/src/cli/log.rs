@@ -4,6 +4,7 @@ use std::io;
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
 
 use super::error::CliError;
 
@@ -36,7 +37,8 @@ impl LogArgs {
     /// [`CliError::Flag`] for a level that means nothing, [`CliError::Log`] where a log is set up already.
     pub(super) fn start(&self) -> Result<(), CliError> {
         let filter = self.filter()?;
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+        // Spans are told of at their end, where the filter has any: those of requests and batches are at level debug.
+        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_span_events(FmtSpan::CLOSE).with_writer(io::stderr);
         let started = match self.log_format {
             LogFormat::Text => builder.with_target(false).try_init(),
             LogFormat::Json => builder.json().flatten_event(true).try_init(),

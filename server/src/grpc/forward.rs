@@ -4,6 +4,7 @@ use regex::{Regex, RegexBuilder};
 use tonic::metadata::{KeyAndValueRef, MetadataMap};
 
 use crate::error::InferError;
+use crate::observe::trace;
 use crate::request::{Parameter, Parameters};
 
 /// Names that mean something to the protocol, so that no header may take them.
@@ -49,6 +50,14 @@ impl HeaderForwarding {
         }
         Ok(parameters)
     }
+}
+
+/// The header by which a client's own trace is found, where requests are traced at all.
+pub(super) fn traceparent(metadata: &MetadataMap) -> Option<String> {
+    if !trace::requests_have_spans() {
+        return None;
+    }
+    metadata.get("traceparent")?.to_str().ok().map(str::to_owned)
 }
 
 #[cfg(test)]

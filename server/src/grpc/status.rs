@@ -233,6 +233,12 @@ mod tests {
             (InferError::ServerExiting, Code::Unavailable, "Server exiting"),
             (InferError::ShuttingDown, Code::Unavailable, "GRPC server is shutting down and has stopped accepting new requests."),
             (
+                SequenceFault::NoStart { model: m(), id: "7".to_owned() }.into(),
+                Code::InvalidArgument,
+                "inference request for sequence 7 to model 'm' must specify the START flag on the first request of the sequence",
+            ),
+            (SequenceFault::Expired.into(), Code::Unavailable, "timeout of the corresponding sequence has been expired"),
+            (
                 InferError::SchedulerStopped,
                 Code::Unavailable,
                 "Server is stopping, scheduler for model has stopped accepting new inference requests",

@@ -17,6 +17,7 @@ use tonic::{Request, Status, Streaming};
 use crate::clock;
 use crate::config::ModelConfig;
 use crate::error::InferError;
+use crate::observe::trace;
 use crate::request::{Cancellation, Delivery, InferResponse, Parameters, Responder, ResponseSink, SingleResponse};
 use crate::scheduler::ModelHandle;
 
@@ -25,7 +26,7 @@ use super::encode::{self, Correlation};
 use super::front_end::FrontEnd;
 use super::lifecycle::{Phase, UnderWay};
 use super::outbox::{Limits, Outbox, Producer, Slot};
-use super::{decode, status};
+use super::{decode, forward, status};
 
 /// Beyond 1024 requests under way on one stream, or about 256 MiB of them, no more are read, so that the transport
 /// holds the client back; beyond 32 responses that wait to be written, decoupled models wait.
@@ -73,6 +74,7 @@ pub(super) fn infer(front_end: &FrontEnd, requests: Request<Streaming<ModelInfer
     let end_at_error = end_at_error.is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let deadline = Deadline::of(&requests);
     let forwarded = front_end.forwarding.parameters(requests.metadata());
+    let traceparent = forward::traceparent(requests.metadata());
     let outbox = Outbox::new(LIMITS);
     let cancellation = Cancellation::default();
     let reader = Reader {
@@ -81,6 +83,7 @@ pub(super) fn infer(front_end: &FrontEnd, requests: Request<Streaming<ModelInfer
         cancellation: cancellation.clone(),
         deadline,
         forwarded,
+        traceparent,
     };
     let task = tokio::spawn(reader.run(requests.into_inner()));
     InferStream { outbox, reader: task.abort_handle(), cancellation, end_at_error }
@@ -142,6 +145,8 @@ struct Reader {
     deadline: Option<Deadline>,
     /// The stream's headers that every request gets as parameters, or why none may have them.
     forwarded: Result<Parameters, InferError>,
+    /// Where the client's own trace is found, if requests are traced.
+    traceparent: Option<String>,
 }
 
 impl Reader {
@@ -199,7 +204,9 @@ impl Reader {
                 let config = Arc::clone(&handle.config);
                 let ticket = Arc::new(Ticket { correlation, config, classes: body.classes, empty_final });
                 let sink = StreamSink { way: Some(way), ticket, _under_way: under_way };
-                handle.submit(body.request, Responder::new(Box::new(sink), self.cancellation.clone()));
+                let id = body.request.id.as_str();
+                let span = trace::request(&handle.config.name, handle.version, id, self.traceparent.as_deref());
+                handle.submit(body.request, Responder::new(Box::new(sink), self.cancellation.clone()).within(span));
             }
             Err(error) => way.refuse(refuse(correlation, error)),
         }

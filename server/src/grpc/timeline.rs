@@ -110,7 +110,7 @@ mod tests {
             requests: 2,
             instance: Some(1),
             idle_since: at(received + 3_000),
-            device_wait: Duration::ZERO,
+            device: None,
             started_at: at(received + 6_001),
             inputs_at: Some(at(received + 7_000)),
             executed_at: None,

@@ -2,16 +2,18 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+
+use tracing::Span;
 
 use crate::batch::{Batch, Member, Origin};
 use crate::clock::{self, Timestamp};
 use crate::config::ModelConfig;
 use crate::error::{ExecuteError, InferError};
 use crate::observe::statistics::{ExecutedBatch, Formed, RequestTiming, Stage};
+use crate::observe::trace;
 use crate::request::{Cancellation, ComputeTiming, Delivery, Entry, Parameter, Parameters, Responder, ValidRequest};
 use crate::tensor::Tensor;
-use crate::timeline::BatchTimes;
+use crate::timeline::{BatchTimes, DeviceTurn};
 
 use super::stream::ResponseStream;
 use super::{ServedVersion, gather, split};
@@ -27,13 +29,17 @@ pub struct Execution {
     rows: usize,
     /// Rows that belong to no request.
     empty_rows: usize,
+    /// Requests, without the padding of sequences.
+    askers: usize,
     outputs: Vec<Option<Tensor>>,
     pub(super) marks: Marks,
     recorded: bool,
     origin: Origin,
     seat: Option<Seat>,
+    device: Option<DeviceTurn>,
     /// Rows of requests whose clients left before the model ran for them.
     left_rows: usize,
+    span: Span,
     /// Elements that the model was asked for, and those that it added to them.
     real: u64,
     padding: u64,
@@ -89,8 +95,10 @@ impl Execution {
         let start = clock::now();
         let (rows, origin) = (batch.rows(), origin(&served, &batch));
         let outputs = served.config.outputs.len();
-        let empty = batch.members().iter().filter(|member| member.item.is_padding());
-        let empty_rows = empty.map(|member| member.rows.len()).sum();
+        let spans = batch.members().iter().map(|member| member.item.responder.span());
+        let span = trace::batch(&served.config.name, served.version, &origin, rows, spans);
+        let empty = || batch.members().iter().filter(|member| member.item.is_padding());
+        let (askers, empty_rows) = (batch.len() - empty().count(), empty().map(|member| member.rows.len()).sum());
         let mut requests: Vec<Running> = batch
             .into_iter()
             .map(|Member { item: entry, rows }| {
@@ -117,22 +125,28 @@ impl Execution {
             served,
             requests,
             rows,
+            askers,
             empty_rows,
             outputs,
             marks,
             recorded: false,
             origin,
             seat: None,
+            device: None,
             left_rows: 0,
+            span,
             real: 0,
             padding: 0,
         }
     }
 
     /// Says which instance runs it, by its number; the instance counts as busy until the execution ends.
-    pub(super) fn on(mut self, instance: usize) -> Self {
+    /// `device` is its turn on the device that it shares with others, if it does.
+    pub(super) fn on(mut self, instance: usize, device: Option<DeviceTurn>) -> Self {
+        self.device = device;
         if let Some(busy) = self.served.statistics.busy(instance) {
             let idle_since = busy.begin(self.marks.start);
+            self.span.record("instance", instance);
             self.seat = Some(Seat { served: Arc::clone(&self.served), instance, idle_since });
         }
         self
@@ -143,10 +157,10 @@ impl Execution {
         BatchTimes {
             origin: self.origin,
             rows: self.rows,
-            requests: self.requests.len(),
+            requests: self.askers,
             instance: self.seat.as_ref().map(|seat| seat.instance),
             idle_since: self.seat.as_ref().map_or(Timestamp::default(), |seat| seat.idle_since),
-            device_wait: Duration::ZERO,
+            device: self.device,
             started_at: self.marks.start,
             inputs_at: self.marks.input_done,
             executed_at: self.marks.infer_done,
@@ -346,6 +360,7 @@ impl Execution {
     ) {
         let end = clock::now();
         let timing = self.marks.timing(end);
+        trace::executed(&self.span, timing);
         let statistics = &self.served.statistics;
         let answered: Vec<RequestTiming> = answers
             .iter()

@@ -14,7 +14,7 @@ use crate::error::{InferError, LoadError};
 use crate::observe::statistics::Stage;
 use crate::request::Entry;
 
-use super::device::Devices;
+use super::device::{DevicePermit, Devices, Seat};
 use super::ready::{Destination, Lapsed, Perishable, ReadyQueue};
 use super::{Backend, InstanceSlot, ServedVersion, panic_message, thread};
 
@@ -59,10 +59,19 @@ impl Drop for Handle {
     }
 }
 
+/// A batch that waits for an instance.
+pub(super) struct Ready {
+    pub(super) batch: Batch<Entry>,
+    /// The turn on the device for which it was formed; without one, the instance sees to that.
+    pub(super) permit: Option<DevicePermit>,
+}
+
 /// What the handle and the threads share.
 pub(super) struct Shared {
     pub(super) served: Arc<ServedVersion>,
-    pub(super) queue: ReadyQueue<Batch<Entry>>,
+    pub(super) queue: ReadyQueue<Ready>,
+    /// The seat of all instances, where batches are formed only when their turn on the device has come.
+    pub(super) seat: Option<Seat>,
     /// Where a request is that waits in the queue: requests that run alone have no other.
     stage: Stage,
     /// Batches submitted and not finished.
@@ -99,6 +108,7 @@ impl InstancePool {
             .collect();
         let seats = devices.seats(&served, backend.as_ref(), &slots)?;
         let shared = Arc::new(Shared {
+            seat: common_seat(&served, &seats),
             stage: if matches!(served.config.scheduling, Scheduling::Direct(_)) { Stage::Queue } else { Stage::Ready },
             queue: ReadyQueue::new(slots.len(), queue_batches),
             served,
@@ -152,13 +162,28 @@ impl InstancePool {
         self.shared().failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The seat on the device that all instances share with other models, where whoever forms the batches asks for
+    /// turns: a dynamic batcher, which then forms a batch only when it can run, so that late arrivals join. `None` where
+    /// there is no such device, or the instances ask by themselves before they take a batch.
+    pub fn seat(&self) -> Option<&Seat> {
+        self.shared().seat.as_ref()
+    }
+
     /// Hands a batch to the next free instance. Batches of a model whose requests run alone are served by deadline,
     /// all others in the order in which they come.
     ///
     /// # Errors
     /// The batch comes back where as many wait as may.
     pub fn try_submit(&self, batch: Batch<Entry>) -> Result<(), Batch<Entry>> {
-        self.submit(batch, Destination::Any)
+        self.submit(Ready { batch, permit: None }, Destination::Any)
+    }
+
+    /// As [`InstancePool::try_submit`], with a turn from [`InstancePool::seat`]. It ends with the batch.
+    ///
+    /// # Errors
+    /// The batch comes back where as many wait as may; the turn is over.
+    pub fn try_submit_with(&self, permit: Option<DevicePermit>, batch: Batch<Entry>) -> Result<(), Batch<Entry>> {
+        self.submit(Ready { batch, permit }, Destination::Any)
     }
 
     /// Hands a batch to one instance (numbered from 0) and no other, as a model needs that keeps state by instance.
@@ -168,18 +193,19 @@ impl InstancePool {
     /// The batch comes back where as many wait as may (those for other instances count too), or there is no such
     /// instance.
     pub fn try_submit_to(&self, instance: usize, batch: Batch<Entry>) -> Result<(), Batch<Entry>> {
-        self.submit(batch, Destination::Instance(instance))
+        self.submit(Ready { batch, permit: None }, Destination::Instance(instance))
     }
 
-    fn submit(&self, batch: Batch<Entry>, destination: Destination) -> Result<(), Batch<Entry>> {
+    fn submit(&self, ready: Ready, destination: Destination) -> Result<(), Batch<Entry>> {
         let shared = self.shared();
         let urgency = match shared.served.config.scheduling {
-            Scheduling::Direct(_) => batch.members().first().map_or(Timestamp::default(), |first| urgency(&first.item)),
+            Scheduling::Direct(_) => ready.batch.members().first().map_or(Timestamp::default(), |first| urgency(&first.item)),
             _ => Timestamp::default(),
         };
         shared.in_flight.fetch_add(1, Ordering::AcqRel);
-        shared.queue.push(batch, urgency, destination).inspect_err(|_| {
+        shared.queue.push(ready, urgency, destination).map_err(|ready| {
             shared.in_flight.fetch_sub(1, Ordering::AcqRel);
+            ready.batch
         })
     }
 
@@ -232,6 +258,13 @@ fn urgency(entry: &Entry) -> Timestamp {
     entry.deadline.map_or(patience, |deadline| deadline.min(patience))
 }
 
+/// The seat of all instances of a dynamic batcher, if they have one and the same.
+fn common_seat(served: &ServedVersion, seats: &[Option<Seat>]) -> Option<Seat> {
+    let first = seats.first()?.as_ref()?;
+    let is_common = seats.iter().all(|seat| seat.as_ref().is_some_and(|seat| seat.is_same(first)));
+    (is_common && matches!(served.config.scheduling, Scheduling::Dynamic(_))).then(|| first.clone())
+}
+
 /// Takes the requests out of a batch for which `test` holds. Where they have stand-ins, the others keep their rows.
 pub(super) fn take_out(batch: Batch<Entry>, test: &mut dyn FnMut(&Entry) -> bool) -> (Batch<Entry>, Vec<Entry>) {
     if batch.members().iter().all(|member| member.item.stand_in.is_none() && !member.item.is_padding()) {
@@ -257,23 +290,23 @@ pub(super) fn take_out(batch: Batch<Entry>, test: &mut dyn FnMut(&Entry) -> bool
     (kept, taken)
 }
 
-impl Perishable for Batch<Entry> {
+impl Perishable for Ready {
     type Part = Entry;
 
     fn next_lapse(&self) -> Option<Timestamp> {
-        self.members().iter().filter_map(|member| member.item.deadline).min()
+        self.batch.members().iter().filter_map(|member| member.item.deadline).min()
     }
 
     fn extract(&mut self, test: &mut dyn FnMut(&Entry) -> bool, parts: &mut Vec<Entry>) {
-        if self.members().iter().any(|member| test(&member.item)) {
-            let (kept, taken) = take_out(std::mem::take(self), test);
-            *self = kept;
+        if self.batch.members().iter().any(|member| test(&member.item)) {
+            let (kept, taken) = take_out(std::mem::take(&mut self.batch), test);
+            self.batch = kept;
             parts.extend(taken);
         }
     }
 
     fn is_empty(&self) -> bool {
-        Batch::is_empty(self)
+        self.batch.is_empty()
     }
 }
 
@@ -342,10 +375,11 @@ impl Shared {
         self.take_out(self.queue.sweep(&mut |entry| entry.lapsed(now).is_some()), now);
     }
 
-    fn take_out(&self, lapsed: Lapsed<Batch<Entry>>, now: Timestamp) {
+    fn take_out(&self, lapsed: Lapsed<Ready>, now: Timestamp) {
         self.leave_queue(&lapsed.parts);
         self.refuse(lapsed.parts, now);
-        for batch in lapsed.emptied {
+        for Ready { batch, permit } in lapsed.emptied {
+            drop(permit);
             self.batch_done(&BatchDone { origin: batch.origin, rows: 0, started_at: now, ended_at: clock::now() });
         }
     }

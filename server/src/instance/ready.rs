@@ -90,9 +90,9 @@ pub(crate) struct ReadyState<T> {
 
 /// What an instance that asks is told.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Taken<T> {
-    /// A thing, and another instance to wake because more is left.
-    Thing(T, Option<usize>),
+pub(crate) enum Found {
+    /// Something is there.
+    Something,
     /// Nothing now: it is entered as resting, and must sleep until it is woken.
     Rest,
     /// Nothing any more.
@@ -147,21 +147,27 @@ impl<T: Perishable> ReadyState<T> {
         Ok(woken)
     }
 
-    /// The most urgent thing for an instance, or what it is to do instead.
-    pub(crate) fn take(&mut self, instance: usize, appetite: Appetite) -> Taken<T> {
-        let Some(slot) = self.first(instance, appetite) else {
-            if self.closed {
-                return Taken::Closed;
-            }
-            match appetite {
-                Appetite::All => self.resting.push_back(instance),
-                Appetite::Own => self.resting_for_own.push(instance),
-            }
-            return Taken::Rest;
-        };
+    /// Whether there is something for an instance, or what it is to do instead.
+    pub(crate) fn look(&mut self, instance: usize, appetite: Appetite) -> Found {
+        if self.first(instance, appetite).is_some() {
+            return Found::Something;
+        }
+        if self.closed {
+            return Found::Closed;
+        }
+        match appetite {
+            Appetite::All => self.resting.push_back(instance),
+            Appetite::Own => self.resting_for_own.push(instance),
+        }
+        Found::Rest
+    }
+
+    /// The most urgent thing for an instance, and another instance to wake because more is left.
+    pub(crate) fn take(&mut self, instance: usize, appetite: Appetite) -> Option<(T, Option<usize>)> {
+        let slot = self.first(instance, appetite)?;
         let thing = self.remove(slot);
         let woken = if self.shared.is_empty() { None } else { self.resting.pop_front() };
-        Taken::Thing(thing, woken)
+        Some((thing, woken))
     }
 
     /// Takes an instance off the list of those that rest; whether it was there.
@@ -272,22 +278,46 @@ impl<T: Perishable> ReadyQueue<T> {
     /// The most urgent thing for an instance, for which its thread waits. `None` once the queue is closed and
     /// nothing is left for it.
     pub(crate) fn next(&self, instance: usize, appetite: Appetite) -> Option<T> {
+        self.take(self.wait_for_some(instance, appetite)?, instance, appetite)
+    }
+
+    /// Waits until there is something for an instance, and leaves it there: whether there will ever be. By the time
+    /// the instance takes it, it may be gone.
+    pub(crate) fn wait(&self, instance: usize, appetite: Appetite) -> bool {
+        self.wait_for_some(instance, appetite).is_some()
+    }
+
+    /// The most urgent thing for an instance, if there is one now.
+    pub(crate) fn take_now(&self, instance: usize, appetite: Appetite) -> Option<T> {
+        self.take(self.lock(), instance, appetite)
+    }
+
+    /// Whether there is something for an instance now.
+    pub(crate) fn has_some(&self, instance: usize, appetite: Appetite) -> bool {
+        self.lock().first(instance, appetite).is_some()
+    }
+
+    /// Waits until there is something for an instance; comes back with the lock under which it was seen.
+    fn wait_for_some(&self, instance: usize, appetite: Appetite) -> Option<MutexGuard<'_, ReadyState<T>>> {
         let mut state = self.lock();
         loop {
-            match state.take(instance, appetite) {
-                Taken::Thing(thing, woken) => {
-                    drop(state);
-                    self.wake(woken);
-                    return Some(thing);
-                }
-                Taken::Closed => return None,
-                Taken::Rest => {
+            match state.look(instance, appetite) {
+                Found::Something => return Some(state),
+                Found::Closed => return None,
+                Found::Rest => {
                     state = self.wakers[instance].wait(state).unwrap_or_else(PoisonError::into_inner);
                     // Threads wake without being woken too; who is awake must not be on the list.
                     state.rouse(instance);
                 }
             }
         }
+    }
+
+    fn take(&self, mut state: MutexGuard<'_, ReadyState<T>>, instance: usize, appetite: Appetite) -> Option<T> {
+        let (thing, woken) = state.take(instance, appetite)?;
+        drop(state);
+        self.wake(woken);
+        Some(thing)
     }
 
     /// When something next lapses.

@@ -6,7 +6,7 @@ use expect_test::{Expect, expect};
 
 use crate::clock::Timestamp;
 
-use super::ready::{Appetite, Destination, Perishable, ReadyState, Taken};
+use super::ready::{Appetite, Destination, Found, Perishable, ReadyState};
 
 /// A batch of named parts, each with the time at which it lapses (0 for never).
 #[derive(Debug, PartialEq, Eq)]
@@ -56,11 +56,14 @@ fn check(script: &str, expected: Expect) {
             }
             "take" | "own" => {
                 let appetite = if words[0] == "own" { Appetite::Own } else { Appetite::All };
-                match state.take(usize::try_from(number()).unwrap(), appetite) {
-                    Taken::Thing(thing, None) => writeln!(log, "{line}: {}", names(&thing.0)).unwrap(),
-                    Taken::Thing(thing, Some(woken)) => writeln!(log, "{line}: {}, wakes {woken}", names(&thing.0)).unwrap(),
-                    Taken::Rest => writeln!(log, "{line}: rests").unwrap(),
-                    Taken::Closed => writeln!(log, "{line}: closed").unwrap(),
+                let instance = usize::try_from(number()).unwrap();
+                match state.look(instance, appetite) {
+                    Found::Something => match state.take(instance, appetite).unwrap() {
+                        (thing, None) => writeln!(log, "{line}: {}", names(&thing.0)).unwrap(),
+                        (thing, Some(woken)) => writeln!(log, "{line}: {}, wakes {woken}", names(&thing.0)).unwrap(),
+                    },
+                    Found::Rest => writeln!(log, "{line}: rests").unwrap(),
+                    Found::Closed => writeln!(log, "{line}: closed").unwrap(),
                 }
                 continue;
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{ExecuteError, InferError, LoadError};
+use crate::observe::statistics::Stage;
 use crate::tensor::Shape;
 
 use super::testing::{Asked, TestModel, fp32, int32, served};
@@ -88,6 +89,33 @@ fn an_output_of_one_request_goes_before_one_of_the_batch() {
     let counts = model.counts();
     assert_eq!((counts.execution_count, counts.success.count, counts.fail.count), (1, 2, 1));
     assert_eq!((counts.compute_input.count, counts.compute_infer.count, counts.compute_output.count), (2, 2, 2));
+}
+
+#[test]
+fn rows_count_as_computed_unless_their_client_left_before() {
+    let (model, _) = scripted(
+        CONFIG,
+        |execution| {
+            execution.cancellation(0).cancel();
+            execution.drop_cancelled();
+            execution.fail(1, ExecuteError::InvalidArgument { message: "not this one".to_owned() });
+            execution.report_padding(30, 5);
+            execution.report_padding(10, 5);
+            execution.set_output(0, int32(&[3, 1], &[1, 2, 3]));
+            Ok(())
+        },
+        1,
+    );
+    let scripts: Vec<_> = ask(&model, &[&[0], &[0], &[0]]).iter().map(|asked| asked.script().len()).collect();
+    assert_eq!(scripts, [1, 1, 1], "each is answered once");
+    let recorded = model.pool().served().statistics.recorded();
+    let counts = recorded.counts;
+    assert_eq!((counts.execution_count, counts.inference_count, counts.success.count), (1, 2, 1));
+    assert_eq!(counts.batches.keys().copied().collect::<Vec<_>>(), [2], "the batch is that of the rows that ran");
+    assert_eq!(counts.failures, [0, 1, 1, 0], "one canceled, one failed in the model");
+    assert_eq!(counts.stages[Stage::Execution as usize].iter().sum::<u64>(), 2, "both while it ran");
+    let distributions = recorded.distributions.expect("they are on by default");
+    assert_eq!((distributions.real, distributions.padding, distributions.padding_share.sum()), (40, 10, 200));
 }
 
 #[test]

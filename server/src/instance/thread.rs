@@ -9,9 +9,10 @@ use crate::batch::Batch;
 use crate::clock;
 use crate::error::{ExecuteError, LoadError};
 use crate::request::Entry;
+use crate::timeline::DeviceTurn;
 
-use super::device::Seat;
-use super::pool::{BatchDone, Shared, take_out};
+use super::device::{DevicePermit, Reservation, Seat};
+use super::pool::{BatchDone, Ready, Shared, take_out};
 use super::ready::Appetite;
 use super::{Backend, Execution, InstanceSlot, ModelInstance, ServedVersion, panic_message, warmup};
 
@@ -50,16 +51,44 @@ pub(super) fn spawn(
 
 /// Runs batches until none comes any more, or the instance breaks and cannot be made anew.
 fn serve(shared: &Shared, slot: &InstanceSlot, backend: &dyn Backend, seat: Option<&Seat>, mut instance: Box<dyn ModelInstance>) {
-    while let Some(batch) = shared.queue.next(slot.ordinal, Appetite::All) {
-        let permit = seat.map(Seat::acquire);
-        let (done, outcome) = run(shared, slot.ordinal, instance.as_mut(), batch);
-        drop(permit);
+    let mut turn = None;
+    while let Some(Ready { batch, permit }) = next(shared, slot.ordinal, seat, turn.take()) {
+        let device =
+            permit.as_ref().map(|permit| DeviceTurn { claimed_at: permit.claimed_at(), granted_at: permit.granted_at() });
+        let (done, outcome) = run(shared, (slot.ordinal, device), instance.as_mut(), batch);
+        // With more to run, the instance asks for its next turn in the same step, so that nobody comes between who
+        // has a weaker claim. A dynamic batcher has asked for it already.
+        let goes_on = shared.seat.is_none() && outcome.is_ok() && shared.queue.has_some(slot.ordinal, Appetite::All);
+        turn = permit.filter(|_| goes_on).map(DevicePermit::exchange);
         let fresh = outcome.err().map(|Broken| create(&shared.served, backend, slot));
         shared.batch_done(&done);
         match fresh {
             None => {}
             Some(Ok(fresh)) => instance = fresh,
             Some(Err(error)) => return retire(shared, slot, &error),
+        }
+    }
+}
+
+/// The next batch for an instance, with its turn on the device. Where the instance has to ask for that, it takes the
+/// batch only then: until its turn comes, the batch may lapse, and more urgent ones may come.
+fn next(shared: &Shared, ordinal: usize, seat: Option<&Seat>, mut turn: Option<Reservation>) -> Option<Ready> {
+    let Some(seat) = seat else {
+        return shared.queue.next(ordinal, Appetite::All);
+    };
+    if shared.seat.is_some() {
+        let ready = shared.queue.next(ordinal, Appetite::All)?;
+        let permit = ready.permit.or_else(|| Some(seat.acquire()));
+        return Some(Ready { permit, ..ready });
+    }
+    loop {
+        let permit = match turn.take() {
+            Some(turn) => turn.wait(),
+            None if !shared.queue.wait(ordinal, Appetite::All) => return None,
+            None => seat.acquire(),
+        };
+        if let Some(ready) = shared.queue.take_now(ordinal, Appetite::All) {
+            return Some(Ready { permit: Some(permit), ..ready });
         }
     }
 }
@@ -76,7 +105,8 @@ fn retire(shared: &Shared, slot: &InstanceSlot, error: &LoadError) {
     } else {
         Appetite::Own
     };
-    while let Some(batch) = shared.queue.next(slot.ordinal, appetite) {
+    while let Some(Ready { batch, permit }) = shared.queue.next(slot.ordinal, appetite) {
+        drop(permit);
         let error = ExecuteError::NoInstance { model: model.to_string(), reason: reason.clone() };
         shared.leave_queue(batch.members().iter().map(|member| &member.item));
         let started_at = clock::now();
@@ -96,10 +126,10 @@ fn create(served: &ServedVersion, backend: &dyn Backend, slot: &InstanceSlot) ->
 /// The instance panicked; its state may be broken.
 struct Broken;
 
-/// Runs one batch on an instance. Entries that nobody waits for any more are left out.
+/// Runs one batch on an instance, by its number, and its turn on the device. Entries that nobody waits for any more are left out.
 fn run(
     shared: &Shared,
-    ordinal: usize,
+    (ordinal, device): (usize, Option<DeviceTurn>),
     instance: &mut dyn ModelInstance,
     batch: Batch<Entry>,
 ) -> (BatchDone, Result<(), Broken>) {
@@ -112,7 +142,7 @@ fn run(
     if live.is_empty() {
         return (done, Ok(()));
     }
-    let mut execution = Execution::start(Arc::clone(served), live).on(ordinal);
+    let mut execution = Execution::start(Arc::clone(served), live).on(ordinal, device);
     let (result, outcome) = match catch_unwind(AssertUnwindSafe(|| instance.execute(&mut execution))) {
         Ok(result) => (result, Ok(())),
         Err(panic) => {

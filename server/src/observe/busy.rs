@@ -1,4 +1,4 @@
-//! When one model instance ran batches, and when it had nothing to do.
+//! When a model instance ran batches and when it had nothing to do, and how busy a device was of late.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -47,6 +47,31 @@ impl BusyClock {
     }
 }
 
+/// The share of its time in which something was busy between the last two looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct BusyShare {
+    last: Option<(Timestamp, Duration)>,
+    share: f64,
+}
+
+impl BusyShare {
+    /// Looks: `busy` is its time up to now, in all of its `slots` together.
+    pub fn look(&mut self, now: Timestamp, busy: Duration, slots: usize) {
+        if let Some((at, before)) = self.last.replace((now, busy)) {
+            #[allow(clippy::cast_precision_loss)]
+            let capacity = now.since(at).as_secs_f64() * slots as f64;
+            if capacity > 0.0 {
+                self.share = (busy.saturating_sub(before).as_secs_f64() / capacity).clamp(0.0, 1.0);
+            }
+        }
+    }
+
+    /// The share at the last look, 0 to 1.
+    pub fn share(self) -> f64 {
+        self.share
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,5 +88,19 @@ mod tests {
         clock.end(at(21));
         clock.end(at(30));
         assert_eq!(clock.total(at(99)).as_millis(), 8, "what has ended ends once");
+    }
+
+    #[test]
+    fn a_share_is_of_all_slots_since_the_last_look() {
+        let at = |seconds: u64| Timestamp::from_nanos(seconds * 1_000_000_000);
+        let mut share = BusyShare::default();
+        share.look(at(10), Duration::from_secs(7), 2);
+        assert_eq!(share.share(), 0.0, "nothing to compare with");
+        share.look(at(12), Duration::from_secs(8), 2);
+        assert_eq!(share.share(), 0.25);
+        share.look(at(12), Duration::from_secs(9), 2);
+        assert_eq!(share.share(), 0.25, "no time has passed");
+        share.look(at(13), Duration::from_secs(99), 2);
+        assert_eq!(share.share(), 1.0);
     }
 }

@@ -11,3 +11,4 @@ pub mod options;
 pub mod saturation;
 pub mod statistics;
 pub mod summary;
+pub mod trace;

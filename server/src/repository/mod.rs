@@ -19,8 +19,9 @@ use tokio::sync::{Semaphore, watch};
 use crate::clock;
 use crate::error::{ControlError, InferError};
 use crate::instance::device::{DeviceOptions, DeviceUsage, Devices};
+use crate::observe::busy::BusyShare;
 use crate::observe::host::HostReading;
-use crate::observe::metrics::{self, Page};
+use crate::observe::metrics::{self, DeviceSeries, Page};
 use crate::observe::options::MetricsOptions;
 use crate::observe::statistics::ModelStatistics;
 use crate::request::VersionChoice;
@@ -147,6 +148,8 @@ pub struct Repository {
     permits: Arc<Semaphore>,
     /// What the instances of all models share.
     devices: Arc<Devices>,
+    /// How busy each device was of late.
+    device_shares: Mutex<BTreeMap<Arc<str>, BusyShare>>,
     cache: Option<Arc<ResponseCache>>,
     /// Gives each version that is opened, and each override, a number of its own.
     numbers: AtomicU64,
@@ -165,6 +168,7 @@ impl Repository {
         Arc::new_cyclic(|this| Self {
             permits: Arc::new(Semaphore::new(options.load_threads.get())),
             devices: Arc::new(Devices::new(options.devices.clone())),
+            device_shares: Mutex::default(),
             cache: options.response_cache_bytes.map(|size| Arc::new(ResponseCache::new(size))),
             reading: Reading {
                 roots: scan::distinct(&options.roots),
@@ -244,15 +248,35 @@ impl Repository {
     /// The counters of every version, loaded or not, as a Prometheus page, together with what is known of the machine.
     pub fn render_metrics(&self, host: &HostReading, requests_in_flight: u64) -> String {
         let now = clock::now();
-        let models = self.lock().series(now);
-        metrics::render(&Page { models: &models, host, options: &self.options.metrics, requests_in_flight, now })
+        let (models, devices) = (self.lock().series(now), self.device_series());
+        let options = &self.options.metrics;
+        metrics::render(&Page { models: &models, host, options, devices: &devices, requests_in_flight, now })
     }
 
-    /// Looks at how loaded every model is. Call it every few seconds.
+    fn device_series(&self) -> Vec<DeviceSeries> {
+        let shares = self.device_shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let series = |usage: DeviceUsage| DeviceSeries {
+            name: usage.name.to_string(),
+            slots: usage.slots,
+            busy: usage.busy,
+            share: shares.get(&usage.name).copied().unwrap_or_default().share(),
+            executions: usage.executions,
+            by_model: usage.by_model.iter().map(|model| (model.model.to_string(), model.version, model.busy)).collect(),
+        };
+        self.devices.usage().into_iter().map(series).collect()
+    }
+
+    /// Looks at how loaded every model and every device is. Call it every few seconds.
     pub fn measure_load(&self) {
         let serving = self.lock().serving();
         let now = clock::now();
         serving.iter().for_each(|statistics| statistics.measure_load(now));
+        let usage = self.devices.usage();
+        let mut shares = self.device_shares.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.retain(|name, _| usage.iter().any(|device| device.name == *name));
+        for device in usage {
+            shares.entry(device.name).or_default().look(now, device.busy, device.slots);
+        }
     }
 
     fn next_number(&self) -> u64 {

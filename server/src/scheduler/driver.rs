@@ -13,6 +13,9 @@ use super::queue::{Lapse, Refusal, Waiting};
 /// they are met.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
+/// For each so many that wait, looking through them is put off once more.
+const ENTRIES_PER_SWEEP_INTERVAL: usize = 1 << 16;
+
 /// Something that is to be done, in the order in which it comes out.
 #[derive(Debug)]
 pub(crate) enum Action<T> {
@@ -99,12 +102,13 @@ impl<T> Driver<T> {
         self.batcher.finish(now, batch, ran);
     }
 
-    /// The device is there.
-    #[allow(dead_code, reason = "pools with a shared device call it")]
-    pub(crate) fn on_seat(&mut self) {
-        if self.seat == Seat::Asked {
+    /// The device is there; whether it is still wanted.
+    pub(crate) fn on_seat(&mut self) -> bool {
+        let wanted = self.seat == Seat::Asked;
+        if wanted {
             self.seat = Seat::Granted;
         }
+        wanted
     }
 
     /// Nothing may be held back any more: the server is stopping.
@@ -126,7 +130,7 @@ impl<T> Driver<T> {
         }
         let mut gone = Vec::new();
         if now >= self.sweep_at && !self.batcher.is_empty() {
-            self.sweep_at = now.plus(SWEEP_INTERVAL);
+            self.sweep_at = now.plus(self.sweep_interval());
             self.batcher.sweep(&is_gone, &mut gone);
         }
         loop {
@@ -150,10 +154,18 @@ impl<T> Driver<T> {
         actions.extend(gone.into_iter().map(|item| Action::Refuse(item, Reason::Gone)));
     }
 
+    /// The more there is to look through, the more seldom that is done.
+    fn sweep_interval(&self) -> Duration {
+        let times = 1 + self.batcher.len() / ENTRIES_PER_SWEEP_INTERVAL;
+        SWEEP_INTERVAL.saturating_mul(u32::try_from(times).unwrap_or(u32::MAX))
+    }
+
     /// Whether a batch may be formed now, as far as the device is concerned; asks for it where one would be.
     fn take_seat(&mut self, now: Timestamp, room: Room, actions: &mut Vec<Action<T>>) -> bool {
         match self.seat {
             Seat::Own | Seat::Granted => true,
+            // It asks while its instances run, too, so as to keep its place in the order: no turn is granted before
+            // one of them has ended.
             Seat::Away if room == Room::Idle && self.batcher.wants(now) => {
                 self.seat = Seat::Asked;
                 actions.push(Action::Ask);
@@ -187,13 +199,17 @@ impl<T> Driver<T> {
     }
 
     /// While an instance runs, one batch may be ready behind it. Where answers must keep the order of the requests,
-    /// one batch is under way at a time.
+    /// one batch is under way at a time. Where every batch needs a turn on the device, none is made ready before that
+    /// has come.
     fn room(&self) -> Room {
-        let most_running = if self.preserve_ordering { 1 } else { self.instances };
-        let most_ready = if self.preserve_ordering || self.seat != Seat::Own { 0 } else { self.instances };
+        let (running, ready) = match (self.preserve_ordering, self.seat) {
+            (true, _) => (1, 0),
+            (false, Seat::Own) => (self.instances, self.instances),
+            (false, _) => (2 * self.instances, 0),
+        };
         match self.in_flight {
-            batches if batches < most_running => Room::Idle,
-            batches if batches < most_running + most_ready => Room::Behind,
+            batches if batches < running => Room::Idle,
+            batches if batches < running + ready => Room::Behind,
             _ => Room::None,
         }
     }

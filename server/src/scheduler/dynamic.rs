@@ -2,23 +2,21 @@
 
 use std::sync::Arc;
 
-use crate::batch::Batch;
 use crate::clock::{self, Timestamp};
 use crate::config::DynamicBatching;
 use crate::error::{InferError, RequestTag};
-use crate::instance::{BatchDone, InstancePool};
+use crate::instance::InstancePool;
+use crate::instance::device::{Claim, DevicePermit};
 use crate::observe::statistics::{ModelStatistics, Stage};
 use crate::request::Entry;
 
 use super::Scheduler;
 use super::batcher::{DynamicBatcher, Ran};
+use super::drive::{Note, Surroundings, Task};
 use super::driver::{Action, Driver, Reason};
-use super::mailbox::{Mailbox, Post, Unposted};
+use super::mailbox::{Mailbox, Unposted};
 use super::queue::{Lapse, Refusal, Waiting};
-use super::timer::{Alarm, Bell as _, Timer};
-
-/// Entries given to the batcher at a time, so that a flood of arrivals does not keep batches from starting.
-const ARRIVALS_PER_TURN: usize = 256;
+use super::timer::{Alarm, Timer};
 
 /// Most entries on their way to the task, whatever the levels allow.
 const MAX_TRANSIT: usize = 1 << 20;
@@ -37,25 +35,25 @@ fn held_entries() -> usize {
     })
 }
 
-/// What the task is told besides requests.
-type Note = BatchDone;
-
 /// Handle on the task: it passes entries on.
 pub struct DynamicScheduler {
-    mailbox: Arc<Mailbox<Entry, Note>>,
+    mailbox: Arc<Mailbox<Entry, Note<DevicePermit>>>,
     statistics: Arc<ModelStatistics>,
 }
 
-/// The task: the only owner of the batcher, so there is no lock.
-struct Task {
-    driver: Driver<Entry>,
+/// What is around the task: the model's instances and its device.
+struct Model {
     instances: InstancePool,
     statistics: Arc<ModelStatistics>,
-    mailbox: Arc<Mailbox<Entry, Note>>,
-    post: Post<Entry, Note>,
+    mailbox: Arc<Mailbox<Entry, Note<DevicePermit>>>,
     alarm: Alarm,
-    actions: Vec<Action<Entry>>,
+    /// The question for the device, while it waits for an answer.
+    claim: Option<Claim>,
+    permit: Option<DevicePermit>,
 }
+
+/// Answers whoever is left when the task ends.
+struct Ending(Task<Model>);
 
 impl DynamicScheduler {
     /// Starts the task on the current tokio runtime. It ends when the handle is dropped and all that
@@ -63,27 +61,35 @@ impl DynamicScheduler {
     pub fn start(policy: DynamicBatching, instances: InstancePool, statistics: Arc<ModelStatistics>) -> Self {
         // The mailbox only passes entries on; the bounds that clients meet are those of the levels.
         let capacity = policy.policies.iter().map(|level| level.max_entries.get()).fold(0, usize::saturating_add);
-        // As many batches are in flight at once as run and wait behind the running ones.
-        let mailbox = Mailbox::new(capacity.clamp(1, MAX_TRANSIT), 2 * instances.instances());
+        // As many batches are in flight at once as run and wait behind the running ones, and a turn on the device may
+        // come together with one that was meant for a question taken back.
+        let mailbox = Mailbox::new(capacity.clamp(1, MAX_TRANSIT), 2 * instances.instances() + 2);
         let notes = Arc::clone(&mailbox);
         instances.on_done(move |done| {
-            if notes.note(*done).is_err() {
-                tracing::error!(batch = done.origin.id, "a model's scheduler was told of more batches than it started");
-            }
+            let took = done.ended_at.since(done.started_at);
+            let ran = (done.rows > 0).then_some(Ran { rows: done.rows, cost: done.origin.cost, took });
+            tell(&notes, Note::Done { batch: done.origin.id, ran });
         });
-        let order = policy.preserve_ordering;
+        let preserve_ordering = policy.preserve_ordering;
         let batcher = DynamicBatcher::new(policy, instances.instances()).held_until(held_entries());
-        let task = Task {
-            driver: Driver::new(batcher, instances.instances(), order, false),
+        let driver = Driver::new(batcher, instances.instances(), preserve_ordering, instances.seat().is_some());
+        let model = Model {
             instances,
             statistics: Arc::clone(&statistics),
-            alarm: Timer::shared().alarm(Arc::clone(&mailbox) as _),
             mailbox: Arc::clone(&mailbox),
-            post: Post::default(),
-            actions: Vec::new(),
+            alarm: Timer::shared().alarm(Arc::clone(&mailbox) as _),
+            claim: None,
+            permit: None,
         };
-        tokio::spawn(task.run());
+        let mut ending = Ending(Task::new(driver, Arc::clone(&mailbox), model));
+        tokio::spawn(async move { ending.0.run().await });
         Self { mailbox, statistics }
+    }
+}
+
+fn tell(mailbox: &Mailbox<Entry, Note<DevicePermit>>, note: Note<DevicePermit>) {
+    if let Err(note) = mailbox.note(note) {
+        tracing::error!(?note, "a scheduler was told of more than it asked for");
     }
 }
 
@@ -115,94 +121,89 @@ impl Drop for DynamicScheduler {
     }
 }
 
-impl Task {
-    async fn run(mut self) {
-        loop {
-            self.mailbox.take(&mut self.post);
-            let now = self.turn();
-            if !self.post.arrivals.is_empty() {
-                // More came than one turn takes. Others on this thread go first.
-                tokio::task::yield_now().await;
-                continue;
-            }
-            if self.driver.is_finished() {
-                return;
-            }
-            let wakeup = self.driver.next_wakeup(now).into_iter().chain(self.instances.next_lapse()).min();
-            if let Some(wakeup) = wakeup {
-                self.alarm.ring_by(wakeup, now);
-            }
-            self.mailbox.wait().await;
-        }
+impl Surroundings for Model {
+    type Item = Entry;
+    type Permit = DevicePermit;
+
+    fn now(&mut self) -> Timestamp {
+        clock::now()
     }
 
-    /// Works off what has come, or as much of it as one turn takes, and does what can be done. Returns the time that
-    /// it went by.
-    fn turn(&mut self) -> Timestamp {
-        let now = clock::now();
-        for done in self.post.notes.drain(..) {
-            let took = done.ended_at.since(done.started_at);
-            let ran = (done.rows > 0).then_some(Ran { rows: done.rows, cost: done.origin.cost, took });
-            self.driver.on_done(now, done.origin.id, ran);
+    fn waiting(&self, entry: Entry) -> (u64, Waiting<Entry>) {
+        let waiting = Waiting {
+            rows: entry.request.rows,
+            cost: entry.request.cost,
+            key: entry.request.batch_key.clone(),
+            queued_at: entry.queued_at,
+            start_by: entry.deadline,
+            finish_by: entry.request.deadline,
+            delayed_from: entry.delayed_from,
+            item: entry,
+        };
+        (waiting.item.request.options.priority, waiting)
+    }
+
+    fn is_gone(entry: &Entry) -> bool {
+        entry.responder.cancellation().is_cancelled()
+    }
+
+    fn perform(&mut self, action: Action<Entry>, now: Timestamp) -> Option<u64> {
+        match action {
+            Action::Submit(batch) => {
+                // The driver submits no more than the queue before the instances holds.
+                let batch = self.instances.try_submit_with(self.permit.take(), batch).err()?;
+                let id = batch.origin.id;
+                for member in batch {
+                    refuse(&self.statistics, member.item, InferError::SchedulerStopped, Stage::Queue, now);
+                }
+                return Some(id);
+            }
+            Action::Refuse(entry, reason) => {
+                let (error, stage) = error_for(&entry, reason);
+                refuse(&self.statistics, entry, error, stage, now);
+            }
+            Action::Ask => {
+                let mailbox = Arc::clone(&self.mailbox);
+                let told = move |permit| tell(&mailbox, Note::Seat(permit));
+                self.claim = self.instances.seat().map(|seat| seat.request(told));
+            }
+            Action::Leave => (self.claim, self.permit) = (None, None),
         }
-        let arrivals = self.post.arrivals.len().min(ARRIVALS_PER_TURN);
-        for entry in self.post.arrivals.drain(..arrivals) {
-            let priority = entry.request.options.priority;
-            self.driver.on_arrival(now, priority, waiting(entry), is_gone, &mut self.actions);
-        }
-        if self.post.released {
-            self.driver.on_release();
-        }
-        if self.post.closed && self.post.arrivals.is_empty() {
-            self.driver.on_close();
-        }
+        None
+    }
+
+    fn seat(&mut self, permit: DevicePermit) {
+        (self.claim, self.permit) = (None, Some(permit));
+    }
+
+    fn expire(&mut self, now: Timestamp) {
         self.instances.expire(now);
-        self.driver.step(now, is_gone, &mut self.actions);
-        self.act(now);
-        now
     }
 
-    fn act(&mut self, now: Timestamp) {
-        for action in std::mem::take(&mut self.actions) {
-            match action {
-                Action::Submit(batch) => {
-                    if let Err(batch) = self.instances.try_submit(batch) {
-                        // The driver submits no more than the queue before the instances holds.
-                        self.driver.on_done(now, batch.origin.id, None);
-                        self.refuse_batch(batch, now);
-                        self.mailbox.ring();
-                    }
-                }
-                Action::Refuse(entry, reason) => {
-                    let (error, stage) = error_for(&entry, reason);
-                    refuse(&self.statistics, entry, error, stage, now);
-                }
-                Action::Ask | Action::Leave => {}
-            }
-        }
+    fn next_lapse(&self) -> Option<Timestamp> {
+        self.instances.next_lapse()
     }
 
-    fn refuse_batch(&self, batch: Batch<Entry>, now: Timestamp) {
-        for member in batch {
-            refuse(&self.statistics, member.item, InferError::SchedulerStopped, Stage::Queue, now);
-        }
+    fn wake_by(&mut self, at: Timestamp, now: Timestamp) {
+        self.alarm.ring_by(at, now);
     }
 }
 
-impl Drop for Task {
+impl Drop for Ending {
     fn drop(&mut self) {
+        let Task { mailbox, post, surroundings: model, .. } = &mut self.0;
         // A task that panicked leaves a model behind that must not take requests: nobody would answer them.
         if std::thread::panicking() {
-            self.instances.fail("its scheduler panicked");
+            model.instances.fail("its scheduler panicked");
         }
-        self.mailbox.close();
+        mailbox.close();
         let now = clock::now();
         for _ in 0..2 {
             // What it had taken, and what still lies there.
-            for entry in std::mem::take(&mut self.post.arrivals) {
-                refuse(&self.statistics, entry, InferError::SchedulerStopped, Stage::Queue, now);
+            for entry in std::mem::take(&mut post.arrivals) {
+                refuse(&model.statistics, entry, InferError::SchedulerStopped, Stage::Queue, now);
             }
-            self.mailbox.take(&mut self.post);
+            mailbox.take(post);
         }
     }
 }
@@ -223,21 +224,4 @@ fn error_for(entry: &Entry, reason: Reason) -> (InferError, Stage) {
         Reason::Lapsed(Lapse::Unreachable) => (InferError::Unreachable { retry_after: None }, Stage::Queue),
         Reason::Gone => (InferError::Cancelled, Stage::Queue),
     }
-}
-
-fn waiting(entry: Entry) -> Waiting<Entry> {
-    Waiting {
-        rows: entry.request.rows,
-        cost: entry.request.cost,
-        key: entry.request.batch_key.clone(),
-        queued_at: entry.queued_at,
-        start_by: entry.deadline,
-        finish_by: entry.request.deadline,
-        delayed_from: entry.delayed_from,
-        item: entry,
-    }
-}
-
-fn is_gone(entry: &Entry) -> bool {
-    entry.responder.cancellation().is_cancelled()
 }

@@ -24,6 +24,7 @@ pub mod sequence;
 pub mod simulation;
 pub mod validate;
 
+mod drive;
 mod driver;
 mod mailbox;
 mod timer;

@@ -64,7 +64,9 @@ REFUSED = {
                 "preserve_ordering: true }\n", r"preserve_ordering"),
     "negative instance count": (PLAIN + "instance_group { count: -1 }\n", r"count|instance"),
     "GPU where there is none": (PLAIN + "instance_group { count: 1 kind: KIND_GPU gpus: [ 97 ] }\n", r"(?i)gpu"),
-    "sequence batching": (PLAIN + "max_batch_size: 4 sequence_batching { }\n", r"sequence_batching"),
+    "requests that run again by themselves": (
+        PLAIN + "max_batch_size: 4 sequence_batching { iterative_sequence: true }\n",
+        r"'sequence_batching.iterative_sequence' is not supported"),
     "batch input": (
         PLAIN + 'batch_input { kind: BATCH_ELEMENT_COUNT target_name: "X" data_type: TYPE_FP32 source_input: "INPUT0" }\n',
         r"batch_input"),

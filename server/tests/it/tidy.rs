@@ -55,6 +55,8 @@ const PURE: &[&str] = &[
     "scheduler/driver.rs",
     "scheduler/simulation",
     "scheduler/ensemble/run",
+    "scheduler/reuse/flights.rs",
+    "scheduler/reuse/key.rs",
     "scheduler/sequence/places.rs",
     "scheduler/sequence/rows.rs",
     "scheduler/sequence/sequences.rs",

@@ -106,6 +106,11 @@ fn requests_of_different_widths_share_a_batch() {
         }
         let counts = model.counts();
         assert_eq!((counts.execution_count, counts.inference_count), (1 + count as u64, 2 * count as u64));
+        let distributions = model.pool().served().statistics.recorded().distributions.expect("they are on by default");
+        let lengths: Vec<usize> = (0..count).map(|row| expected.length(row)).collect();
+        let (tokens, widest): (usize, usize) = (lengths.iter().sum(), lengths.iter().copied().max().unwrap());
+        // The batch was padded to its longest text, and each text alone was not.
+        assert_eq!((distributions.real, distributions.padding), (2 * tokens as u64, (count * widest - tokens) as u64));
     }
 }
 

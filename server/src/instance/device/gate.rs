@@ -34,6 +34,7 @@ pub struct Lane(usize);
 /// One who waits for a turn.
 struct Waiter {
     place: Arc<Place>,
+    claimed_at: Timestamp,
     told: Told,
 }
 
@@ -125,7 +126,7 @@ impl DeviceGate {
 
 impl State {
     fn claim(&mut self, place: &Arc<Place>, told: Told) -> ClaimId {
-        let waiter = Waiter { place: Arc::clone(place), told };
+        let waiter = Waiter { place: Arc::clone(place), claimed_at: now(), told };
         self.lanes[place.lane.0].claim(place.share, None, waiter)
     }
 
@@ -136,7 +137,7 @@ impl State {
 
 impl Waiter {
     fn tell(self, grant: Grant) {
-        let permit = DevicePermit { place: self.place, grant: Some(grant) };
+        let permit = DevicePermit { place: self.place, claimed_at: self.claimed_at, grant: Some(grant) };
         match self.told {
             Told::Call(call) => call(permit),
             Told::Slot(slot) => {
@@ -258,10 +259,16 @@ impl Reservation {
 #[must_use = "dropping a permit ends the turn"]
 pub struct DevicePermit {
     place: Arc<Place>,
+    claimed_at: Timestamp,
     grant: Option<Grant>,
 }
 
 impl DevicePermit {
+    /// When the turn was asked for.
+    pub fn claimed_at(&self) -> Timestamp {
+        self.claimed_at
+    }
+
     /// When the turn began.
     pub fn granted_at(&self) -> Timestamp {
         self.grant.as_ref().map_or_else(Timestamp::default, Grant::granted_at)

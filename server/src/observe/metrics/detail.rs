@@ -4,7 +4,7 @@ use super::super::histogram::Histogram;
 use super::super::saturation::MAX_SATURATION;
 use super::super::statistics::{Cause, Distributions, Stage};
 use super::exposition::{COUNTER, Exposition, GAUGE, Labels, number};
-use super::{Page, Series};
+use super::{DeviceSeries, Page, Series};
 use crate::batch::Trigger;
 
 /// Histogram of seconds from receipt to answer.
@@ -43,6 +43,16 @@ pub const BUSY_RATIO: &str = "alcedo_instance_busy_ratio";
 pub const SATURATION: &str = "alcedo_saturation";
 /// Gauge of the highest saturation of all models.
 pub const SATURATION_MAX: &str = "alcedo_saturation_max";
+/// Gauge of the executions that a device can run side by side.
+pub const DEVICE_SLOTS: &str = "alcedo_device_slots";
+/// Counter of seconds in which a device was used, in all slots together.
+pub const DEVICE_BUSY: &str = "alcedo_device_busy_seconds_total";
+/// Gauge of the share of the last interval in which a device was used.
+pub const DEVICE_BUSY_RATIO: &str = "alcedo_device_busy_ratio";
+/// Counter of executions on a device.
+pub const DEVICE_EXECUTIONS: &str = "alcedo_device_executions_total";
+/// Counter of seconds in which a model used a device.
+pub const DEVICE_MODEL_BUSY: &str = "alcedo_device_model_busy_seconds_total";
 /// Gauge of requests between receipt and answer.
 pub const IN_FLIGHT: &str = "alcedo_requests_in_flight";
 
@@ -148,6 +158,7 @@ pub(super) fn write(page: &mut Exposition, content: &Page<'_>) {
         }
     }
     load(page, &loaded);
+    devices(page, content.devices);
     page.family(IN_FLIGHT, "Requests between receipt and answer", GAUGE);
     page.value(IN_FLIGHT, &Labels::default(), number(content.requests_in_flight));
 }
@@ -193,4 +204,31 @@ fn load(page: &mut Exposition, loaded: &[(&Series, &Distributions, Labels)]) {
     }
     page.family(SATURATION_MAX, "The highest saturation of all models", GAUGE);
     page.value(SATURATION_MAX, &Labels::default(), highest.min(MAX_SATURATION));
+}
+
+fn devices(page: &mut Exposition, devices: &[DeviceSeries]) {
+    let labels = |device: &DeviceSeries| Labels::default().with("device", &device.name);
+    page.family(DEVICE_SLOTS, "Executions that a device can run side by side", GAUGE);
+    for device in devices {
+        page.value(DEVICE_SLOTS, &labels(device), number(u64::try_from(device.slots).unwrap_or(u64::MAX)));
+    }
+    page.family(DEVICE_BUSY, "Seconds in which a device was used, in all slots together", COUNTER);
+    for device in devices {
+        page.value(DEVICE_BUSY, &labels(device), device.busy.as_secs_f64());
+    }
+    page.family(DEVICE_BUSY_RATIO, "Share of the last interval in which a device was used", GAUGE);
+    for device in devices {
+        page.value(DEVICE_BUSY_RATIO, &labels(device), device.share);
+    }
+    page.family(DEVICE_EXECUTIONS, "Executions on a device", COUNTER);
+    for device in devices {
+        page.value(DEVICE_EXECUTIONS, &labels(device), number(device.executions));
+    }
+    page.family(DEVICE_MODEL_BUSY, "Seconds in which a model used a device, in all slots together", COUNTER);
+    for device in devices {
+        for (model, version, busy) in &device.by_model {
+            let labels = labels(device).with("model", model).with("version", version);
+            page.value(DEVICE_MODEL_BUSY, &labels, busy.as_secs_f64());
+        }
+    }
 }

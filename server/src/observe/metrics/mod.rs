@@ -79,6 +79,23 @@ pub struct Series {
     pub is_cached: bool,
 }
 
+/// Everything the page says of one device that models share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceSeries {
+    /// Device.
+    pub name: String,
+    /// Executions that may run side by side.
+    pub slots: usize,
+    /// Time used in all slots together.
+    pub busy: Duration,
+    /// Share of the last interval in which it was used.
+    pub share: f64,
+    /// Executions that have begun.
+    pub executions: u64,
+    /// The time that each model version used: model, version, time.
+    pub by_model: Vec<(String, u64, Duration)>,
+}
+
 /// What is on the page.
 #[derive(Clone, Copy, Debug)]
 pub struct Page<'a> {
@@ -88,6 +105,8 @@ pub struct Page<'a> {
     pub host: &'a HostReading,
     /// What is shown.
     pub options: &'a MetricsOptions,
+    /// Devices that models share.
+    pub devices: &'a [DeviceSeries],
     /// Requests between receipt and answer.
     pub requests_in_flight: u64,
     /// The moment.

@@ -12,7 +12,10 @@ fn page(models: &[Series], change: impl FnOnce(&mut MetricsOptions)) -> String {
     let mut options = MetricsOptions { detailed: false, ..MetricsOptions::default() };
     change(&mut options);
     let host = HostReading::default();
-    render(&Page { models, host: &host, options: &options, requests_in_flight: 3, now: Timestamp::default() })
+    let by_model = vec![("m".to_owned(), 3, Duration::from_millis(250))];
+    let (name, busy) = ("gpu0".to_owned(), Duration::from_millis(500));
+    let devices = [DeviceSeries { name, slots: 2, busy, share: 0.125, executions: 7, by_model }];
+    render(&Page { models, host: &host, options: &options, devices: &devices, requests_in_flight: 3, now: Timestamp::default() })
 }
 
 /// Only what is about models, without the machine.
@@ -219,6 +222,11 @@ fn our_families_show_what_was_recorded() {
         alcedo_instance_busy_ratio{..,version="3"} 0.5
         alcedo_saturation{..,version="3"} 0.25
         alcedo_saturation_max 0.25
+        alcedo_device_slots{device="gpu0"} 2
+        alcedo_device_busy_seconds_total{device="gpu0"} 0.5
+        alcedo_device_busy_ratio{device="gpu0"} 0.125
+        alcedo_device_executions_total{device="gpu0"} 7
+        alcedo_device_model_busy_seconds_total{device="gpu0",..,version="3"} 0.25
         alcedo_requests_in_flight 3"#]]
     .assert_eq(&shown.join("\n"));
     let fast = "alcedo_request_seconds_bucket{model=\"m\",version=\"3\",le=\"0.025\"} 0";
@@ -248,7 +256,14 @@ fn the_machine_is_shown_as_far_as_it_is_known() {
         process: Some(ProcessReading { resident_bytes: 7, cpu_seconds: 1.5 }),
     };
     let options = MetricsOptions { detailed: false, ..MetricsOptions::default() };
-    let page = render(&Page { models: &[], host: &host, options: &options, requests_in_flight: 0, now: Timestamp::default() });
+    let page = render(&Page {
+        models: &[],
+        host: &host,
+        options: &options,
+        devices: &[],
+        requests_in_flight: 0,
+        now: Timestamp::default(),
+    });
     let shown: Vec<&str> = page.lines().filter(|line| !line.starts_with('#')).collect();
     expect![[r#"
         nv_cpu_memory_total_bytes 100

@@ -193,7 +193,7 @@ impl<T> Compat<T> {
         }
         let payload = std::mem::take(&mut self.payload);
         self.walk = Walk::default();
-        let mut batch = Batch::default();
+        let mut batch = Batch::with_capacity(payload.members.len());
         batch.origin.trigger = payload.trigger;
         for entry in payload.members {
             batch.origin.cost = batch.origin.cost.saturating_add(entry.cost);
@@ -316,7 +316,7 @@ impl<T> Compat<T> {
             left -= count;
         }
         self.payload.is_saturated |= is_saturated;
-        self.payload.trigger = trigger;
+        self.payload.trigger = if self.payload.rows >= self.policy.max_rows.get() { Trigger::Full } else { trigger };
         self.walk = Walk::default();
     }
 }

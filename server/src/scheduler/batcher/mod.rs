@@ -12,6 +12,7 @@ use super::queue::{Lapse, Refusal, Waiting};
 
 mod arrivals;
 mod compat;
+mod filling;
 pub mod fit;
 mod forecast;
 mod urgent;

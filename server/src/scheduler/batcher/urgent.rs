@@ -8,16 +8,20 @@
 //!   do, one batch each, further levels that have waited as long.
 //! - Requests that were set back (timeout action DELAY) rank between their level and the next one, by the same rule.
 //! - Requests are never split, and the first that does not fit ends the batch: by rows, by cost, or because the batch
-//!   would then end after a deadline of one of its members.
+//!   would then end after a deadline of one of its members. Where more wait than a batch holds, and a cut would serve
+//!   clearly fewer deadlines than a full batch of those who can wait that long, the full batch runs instead, and those
+//!   in too much of a hurry for it are given up: small batches would make all others late too.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use crate::batch::{Batch, Trigger};
 use crate::clock::Timestamp;
 use crate::config::DynamicBatching;
 
-use super::super::queue::{Buckets, Judgment, Lapse, Lead, Refusal, Slot, Waiting};
+use super::super::queue::{Buckets, Gathered, Judgment, Lapse, Lead, Refusal, Waiting};
 use super::Room;
+use super::filling::{Filling, Limits, Moment, Plan, Times, timer};
 use super::forecast::{Ahead, Forecast};
 use super::window::{Decision, Forming, Window};
 
@@ -26,6 +30,13 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Batches in a row that may pass over a level in which requests wait.
 pub const PASS_OVER: u64 = 31;
+
+/// A batch that is cut for a deadline must serve this share of the requests with deadlines, in the same time, that a full
+/// one without those in a hurry would serve.
+const WORTH_CUTTING: f64 = 0.9;
+
+/// Batches after which the scatter of the executions is known well enough to count against a request.
+const KNOWN: u32 = 16;
 
 /// Each arrival pays for looking at so many slots when a full level is searched for entries whose client has gone.
 const SWEEP: usize = 8;
@@ -52,11 +63,12 @@ enum Start {
     Wait(Timestamp),
 }
 
-/// Why an entry is left out of a batch for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Out {
-    Gone,
-    Lapsed(Lapse),
+/// Who fell out of the queue while a batch was gathered.
+#[derive(Clone, Copy, Debug, Default)]
+struct Dropped {
+    any: bool,
+    /// The one who led was among them.
+    leader: bool,
 }
 
 impl<T> UrgentFirst<T> {
@@ -111,7 +123,8 @@ impl<T> UrgentFirst<T> {
         if let Some(refusal) = self.is_unreachable(now, level, order, &entry, forecast) {
             return Err((entry.item, refusal));
         }
-        let timer = timer(entry.start_by, entry.finish_by, entry.delayed_from, entry.cost, forecast);
+        let times = Times { start_by: entry.start_by, finish_by: entry.finish_by, cost: entry.cost };
+        let timer = timer(times, entry.delayed_from, forecast);
         if self.buckets.len() == 0 {
             self.waiting_since = now;
         }
@@ -124,8 +137,7 @@ impl<T> UrgentFirst<T> {
         Ok(())
     }
 
-    /// Whether an entry would surely be done too late: by what is under way and ahead of it, less what the executions
-    /// scatter.
+    /// Whether an entry would be done too late, by what is under way and ahead of it.
     fn is_unreachable(
         &mut self,
         now: Timestamp,
@@ -140,13 +152,21 @@ impl<T> UrgentFirst<T> {
         let rows = work.rows.saturating_add(entry.rows.max(1) as u64);
         let cost = work.cost.saturating_add(entry.cost);
         let by_rows = rows.div_ceil(self.policy.max_rows.get() as u64);
-        let by_cost = self.policy.max_cost.map_or(0, |max| cost.div_ceil(max.get()));
+        let by_cost = self.policy.max_cost.map_or(1, |max| cost.div_ceil(max.get()));
         // Buckets of other shapes make batches of their own, however little is in them.
         let others = (self.buckets.other_classes(&entry.key) as u64).min(work.rows);
-        let batches = (by_rows.max(by_cost).max(1) - 1).max(others);
-        let own_cost = entry.cost.max(cost / (batches + 1));
-        let ahead = Ahead { batches, cost: cost - own_cost, own_cost };
-        let needed = forecast.until_done(now, ahead)?.saturating_sub(forecast.fit.spread());
+        let full_batches = by_rows.max(by_cost) - 1;
+        let batches = full_batches.max(others);
+        let is_deep = full_batches > 0;
+        // Behind full batches its own will be full too when its turn comes.
+        let own_cost = if is_deep { full_cost(&self.policy, rows, cost) } else { cost / (batches + 1) }.max(entry.cost);
+        let before = if is_deep { own_cost.saturating_mul(batches).min(work.cost) } else { cost - own_cost };
+        let needed = forecast.until_done(now, Ahead { batches, cost: before, own_cost })?;
+        // With little ahead the doubt is in favor of the entry; in a long queue of requests that cannot all be served
+        // it is in favor of those who were taken before.
+        let spread = forecast.fit.spread();
+        let needed =
+            if is_deep && forecast.fit.seen() >= KNOWN { needed.saturating_add(spread) } else { needed.saturating_sub(spread) };
         let late = needed.checked_sub(left).filter(|late| !late.is_zero())?;
         let is_possible = forecast.surely(entry.cost) < left;
         Some(Refusal::Unreachable { retry_after: is_possible.then(|| Forecast::retry(late)) })
@@ -165,7 +185,8 @@ impl<T> UrgentFirst<T> {
         while let Some(id) = self.buckets.due(now) {
             self.decided = None;
             let slot = self.buckets.slot(id);
-            if let Some(lapse) = lapse(now, slot.start_by, slot.finish_by, slot.cost, forecast) {
+            let times = Times { start_by: slot.start_by, finish_by: slot.finish_by, cost: slot.cost };
+            if let Some(lapse) = times.lapse(now, forecast) {
                 let item = self.buckets.remove(id).item;
                 self.lapsed.push((item, lapse));
                 continue;
@@ -175,7 +196,7 @@ impl<T> UrgentFirst<T> {
                 self.buckets.set_back(id, order);
             }
             let slot = self.buckets.slot(id);
-            if let Some(at) = timer(slot.start_by, slot.finish_by, slot.delayed_from, slot.cost, forecast) {
+            if let Some(at) = timer(times, slot.delayed_from, forecast) {
                 self.buckets.arm(id, at);
             }
         }
@@ -210,54 +231,82 @@ impl<T> UrgentFirst<T> {
                 },
                 _ => return None,
             };
-            let start = match room {
-                Room::Behind => now.plus(forecast.until_start(now)),
-                _ => now,
-            };
-            // Even if the instance is free a little earlier than it seems, they would be late.
-            let sure = start.minus(forecast.fit.spread()).max(now);
-            let is_mixed = self.buckets.is_mixed();
-            let mut filling = Filling::new(&self.policy, start, forecast, trigger);
-            let (mut dropped, mut led_wrongly) = (false, false);
-            let lapsed = &mut self.lapsed;
-            let gathered = self.buckets.gather(
-                lead,
-                |slot| {
-                    match out(now, sure, slot, &is_gone, forecast) {
-                        Some(out) => {
-                            // Without the one who led, another bucket may be more urgent.
-                            led_wrongly |= is_mixed && filling.entries == 0;
-                            Judgment::Drop(out)
-                        }
-                        None => filling.judge(slot.places(), slot.cost, slot.finish_by),
-                    }
-                },
-                |item, out| {
-                    dropped = true;
-                    match out {
-                        Out::Gone => gone.push(item),
-                        Out::Lapsed(lapse) => lapsed.push((item, lapse)),
-                    }
-                },
-            );
             self.decided = None;
-            let is_closed = filling.entries > 0 && (filling.is_full() || gathered.is_stopped);
-            if dropped && (led_wrongly || !is_closed) {
+            let moment = Moment::new(now, room, forecast);
+            let (mut gathered, mut filling, dropped) = self.gather(lead, moment, Plan::Cut, trigger, forecast, &is_gone, gone);
+            // Without the one who led, another bucket may be more urgent.
+            let led_wrongly = dropped.leader && self.buckets.is_mixed();
+            if dropped.any && (led_wrongly || filling.entries == 0 || !filling.is_full() && !gathered.is_stopped) {
                 // It is less than was decided on.
                 self.buckets.put_back(gathered);
                 continue;
             }
-            let trigger = filling.trigger;
-            let mut batch = Batch::default();
-            let mut cost = 0u64;
-            self.buckets.commit(gathered, |slot| {
-                cost = cost.saturating_add(slot.cost);
-                batch.push(slot.item, slot.rows);
+            if filling.trigger == Trigger::Deadline && full == Some(Trigger::Full) {
+                let cut = filling.timed_rate();
+                self.buckets.put_back(gathered);
+                let plan = Plan::Full { cost: self.full_cost(lead) };
+                (gathered, filling, _) = self.gather(lead, moment, plan, trigger, forecast, &is_gone, gone);
+                if cut >= WORTH_CUTTING * filling.timed_rate() {
+                    self.buckets.put_back(gathered);
+                    (gathered, filling, _) = self.gather(lead, moment, Plan::Cut, trigger, forecast, &is_gone, gone);
+                }
+            }
+            let mut batch = Batch::with_capacity(filling.entries);
+            (batch.origin.trigger, batch.origin.cost) = (filling.trigger, filling.cost);
+            let lapsed = &mut self.lapsed;
+            self.buckets.commit(gathered, |slot, joins| {
+                if joins {
+                    batch.push(slot.item, slot.rows);
+                } else {
+                    lapsed.push((slot.item, Lapse::Unreachable));
+                }
             });
             self.waiting_since = now;
-            (batch.origin.trigger, batch.origin.cost) = (trigger, cost);
             return Some(batch);
         }
+    }
+
+    /// Gathers a batch by a plan. Who has gone or is late falls out of the queue on the way.
+    #[allow(clippy::too_many_arguments, reason = "all of it belongs to one step of `poll`")]
+    fn gather<'a>(
+        &mut self,
+        lead: Lead,
+        moment: Moment,
+        plan: Plan,
+        trigger: Trigger,
+        forecast: &'a Forecast,
+        is_gone: &impl Fn(&T) -> bool,
+        gone: &mut Vec<T>,
+    ) -> (Gathered, Filling<'a>, Dropped) {
+        let limits = Limits { rows: self.policy.max_rows.get(), cost: self.policy.max_cost.map_or(u64::MAX, NonZeroU64::get) };
+        let mut filling = Filling::new(limits, plan, moment.start, forecast, trigger);
+        let mut dropped = Dropped::default();
+        let lapsed = &mut self.lapsed;
+        let gathered = self.buckets.gather(
+            lead,
+            |slot| {
+                let times = Times { start_by: slot.start_by, finish_by: slot.finish_by, cost: slot.cost };
+                let out = if is_gone(&slot.item) { Some(None) } else { moment.lapse(times, forecast).map(Some) };
+                match out {
+                    Some(out) => {
+                        dropped.any = true;
+                        dropped.leader |= filling.entries == 0;
+                        Judgment::Drop(out)
+                    }
+                    None => filling.judge(slot.places(), times),
+                }
+            },
+            |item, lapse| match lapse {
+                None => gone.push(item),
+                Some(lapse) => lapsed.push((item, lapse)),
+            },
+        );
+        (gathered, filling, dropped)
+    }
+
+    /// The cost of a full batch of the bucket of the one who leads, if its entries were all alike.
+    fn full_cost(&self, lead: Lead) -> u64 {
+        full_cost(&self.policy, self.buckets.forming(lead).work.rows, self.buckets.forming(lead).work.cost)
     }
 
     /// Whether an idle instance would get a batch.
@@ -336,87 +385,15 @@ impl<T> UrgentFirst<T> {
     }
 }
 
-/// A batch that is being filled.
-struct Filling<'a> {
-    policy: &'a DynamicBatching,
-    forecast: &'a Forecast,
-    start: Timestamp,
-    rows: usize,
-    cost: u64,
-    entries: usize,
-    finish_by: Option<Timestamp>,
-    trigger: Trigger,
-}
-
-impl<'a> Filling<'a> {
-    fn new(policy: &'a DynamicBatching, start: Timestamp, forecast: &'a Forecast, trigger: Trigger) -> Self {
-        Self { policy, forecast, start, rows: 0, cost: 0, entries: 0, finish_by: None, trigger }
-    }
-
-    fn judge(&mut self, places: usize, cost: u64, finish_by: Option<Timestamp>) -> Judgment<Out> {
-        // A deadline that would likely be missed anyway is no reason for a small batch.
-        let finish_by = finish_by.filter(|finish_by| self.start.plus(self.forecast.likely(cost)) <= *finish_by);
-        let (rows, cost) = (self.rows.saturating_add(places), self.cost.saturating_add(cost));
-        let finish_by = self.finish_by.into_iter().chain(finish_by).min();
-        if self.entries > 0 {
-            if rows > self.policy.max_rows.get() || self.policy.max_cost.is_some_and(|max| cost > max.get()) {
-                return Judgment::Stop;
-            }
-            if finish_by.is_some_and(|finish_by| self.start.plus(self.forecast.likely(cost)) > finish_by) {
-                self.trigger = Trigger::Deadline;
-                return Judgment::Stop;
-            }
-        }
-        (self.rows, self.cost, self.finish_by) = (rows, cost, finish_by);
-        self.entries += 1;
-        Judgment::Take
-    }
-
-    fn is_full(&self) -> bool {
-        self.rows >= self.policy.max_rows.get() || self.policy.max_cost.is_some_and(|max| self.cost >= max.get())
-    }
-}
-
 /// How urgent an entry is: the smaller, the more.
 fn order<T>(entry: &Waiting<T>) -> Timestamp {
     let deadlines = entry.start_by.into_iter().chain(entry.finish_by).chain(entry.delayed_from);
     deadlines.fold(entry.queued_at.plus(PATIENCE), Timestamp::min)
 }
 
-/// When the time of an entry is over, or its place in order.
-fn timer(
-    start_by: Option<Timestamp>,
-    finish_by: Option<Timestamp>,
-    delayed_from: Option<Timestamp>,
-    cost: u64,
-    forecast: &Forecast,
-) -> Option<Timestamp> {
-    let latest = finish_by.map(|finish_by| forecast.latest_start(finish_by, cost));
-    start_by.into_iter().chain(latest).chain(delayed_from).min()
-}
-
-/// Why an entry is no candidate for a batch that is formed now and starts at `sure` at the earliest, if so.
-fn out<T>(now: Timestamp, sure: Timestamp, slot: &Slot<T>, is_gone: &impl Fn(&T) -> bool, forecast: &Forecast) -> Option<Out> {
-    if is_gone(&slot.item) {
-        return Some(Out::Gone);
-    }
-    let at = |start| lapse(start, slot.start_by, slot.finish_by, slot.cost, forecast);
-    at(now).or_else(|| at(sure).map(|_| Lapse::Unreachable)).map(Out::Lapsed)
-}
-
-/// Why an entry must not start at this time, if so.
-fn lapse(
-    start: Timestamp,
-    start_by: Option<Timestamp>,
-    finish_by: Option<Timestamp>,
-    cost: u64,
-    forecast: &Forecast,
-) -> Option<Lapse> {
-    if start_by.is_some_and(|start_by| start_by <= start) || finish_by.is_some_and(|finish_by| finish_by <= start) {
-        Some(Lapse::Expired)
-    } else if finish_by.is_some_and(|finish_by| forecast.latest_start(finish_by, cost) <= start) {
-        Some(Lapse::Unreachable)
-    } else {
-        None
-    }
+/// The cost of a full batch of entries like these.
+pub(super) fn full_cost(policy: &DynamicBatching, rows: u64, cost: u64) -> u64 {
+    let by_rows = u128::from(cost) * policy.max_rows.get() as u128 / u128::from(rows.max(1));
+    let by_rows = u64::try_from(by_rows).unwrap_or(u64::MAX).min(cost);
+    policy.max_cost.map_or(by_rows, |max| by_rows.min(max.get()))
 }

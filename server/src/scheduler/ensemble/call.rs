@@ -16,9 +16,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
+use tracing::Span;
+
 use crate::clock::{self, Timestamp};
 use crate::error::{InferError, RequestProblem, RequestTag};
 use crate::observe::statistics::{ExecutedBatch, RequestTiming, Stage};
+use crate::observe::trace;
 use crate::request::{
     Cancellation, ComputeTiming, Delivery, Entry, InferRequest, InferResponse, OutputTensor, Parameters, RequestOptions,
     Responder, ResponseSink,
@@ -51,6 +54,7 @@ pub(super) struct Call {
     deadline: Option<Timestamp>,
     queue: Duration,
     cancellation: Cancellation,
+    span: Span,
     state: Mutex<State>,
     /// The run is over, whatever still is under way; read without the lock.
     is_over: AtomicBool,
@@ -117,7 +121,7 @@ impl Call {
             .zip(request.inputs)
             .map(|(spec, tensor)| tensor.map(|tensor| convert::client_input(&served.config, spec, tensor)))
             .collect();
-        let cancellation = responder.cancellation().clone();
+        let (cancellation, span) = (responder.cancellation().clone(), responder.span().clone());
         let (run, moves) = Run::start(Arc::clone(&plan), inputs);
         let state = State {
             run,
@@ -145,6 +149,7 @@ impl Call {
             deadline,
             queue: now.since(queued_at),
             cancellation,
+            span,
             state: Mutex::new(state),
             is_over: AtomicBool::new(false),
             changed: Condvar::new(),
@@ -316,7 +321,8 @@ impl Call {
             timeline: self.options.timeline.then(|| Box::new(Timeline::begin(now, now))),
         };
         let sink = StepSink { call: Arc::clone(self), step, frame };
-        handle.submit(request, Responder::new(Box::new(sink), self.cancellation.clone()));
+        let span = trace::step(&self.span, &handle.config.name, handle.version, &self.id);
+        handle.submit(request, Responder::new(Box::new(sink), self.cancellation.clone()).within(span));
     }
 
     /// Answers the client, unless another thread (or this one, further up) is at it.

@@ -107,6 +107,8 @@ pub(in crate::scheduler) struct Lead {
 pub(in crate::scheduler) enum Judgment<D> {
     /// It joins the batch.
     Take,
+    /// It is passed over, and leaves the queue if this batch is formed.
+    Skip,
     /// It leaves the queue for this reason.
     Drop(D),
     /// It stays, and ends the batch.
@@ -117,10 +119,18 @@ pub(in crate::scheduler) enum Judgment<D> {
 #[derive(Debug)]
 pub(in crate::scheduler) struct Gathered {
     class: usize,
-    /// Lane by lane: its rank, whether its head was the most urgent of the rank, and its tickets.
-    lanes: Vec<(usize, bool, Vec<Ticket>)>,
+    lanes: Vec<GatheredLane>,
     /// Whether an entry ended the batch.
     pub(in crate::scheduler) is_stopped: bool,
+}
+
+#[derive(Debug)]
+struct GatheredLane {
+    rank: usize,
+    /// Whether its head was the most urgent of the rank.
+    leads_rank: bool,
+    /// Those that were looked at, and whether they join the batch.
+    tickets: Vec<(Ticket, bool)>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -383,7 +393,8 @@ impl<T> Buckets<T> {
                 if let Some(slot) = self.slots.get(ticket.slot).filter(|slot| slot.seq == ticket.seq) {
                     let judgment = if limit.is_some_and(|limit| ticket > limit) { Judgment::Stop } else { judge(slot) };
                     match judgment {
-                        Judgment::Take => tickets.push(ticket),
+                        Judgment::Take => tickets.push((ticket, true)),
+                        Judgment::Skip => tickets.push((ticket, false)),
                         Judgment::Drop(why) => dropped(self.unlink(ticket.slot).item, why),
                         Judgment::Stop => {
                             gathered.is_stopped = true;
@@ -393,7 +404,7 @@ impl<T> Buckets<T> {
                 }
                 lane_of(&mut self.classes[lead.class], rank).lane.pop();
             }
-            gathered.lanes.push((rank, leads_rank, tickets));
+            gathered.lanes.push(GatheredLane { rank, leads_rank, tickets });
             if gathered.is_stopped {
                 break;
             }
@@ -401,13 +412,13 @@ impl<T> Buckets<T> {
         gathered
     }
 
-    /// Takes the gathered entries out, in order: a batch of theirs has been formed.
-    pub(in crate::scheduler) fn commit(&mut self, gathered: Gathered, mut taken: impl FnMut(Slot<T>)) {
+    /// Takes the gathered entries out, in order: a batch has been formed. The flag says whether an entry is in it.
+    pub(in crate::scheduler) fn commit(&mut self, gathered: Gathered, mut left: impl FnMut(Slot<T>, bool)) {
         self.batches += 1;
-        for (rank, leads_rank, tickets) in gathered.lanes {
+        for GatheredLane { rank, leads_rank, tickets } in gathered.lanes {
             let is_served = leads_rank && !tickets.is_empty();
-            for ticket in tickets {
-                taken(self.unlink(ticket.slot));
+            for (ticket, joins) in tickets {
+                left(self.unlink(ticket.slot), joins);
             }
             self.settle(gathered.class, rank);
             let state = &mut self.ranks[rank];
@@ -422,9 +433,9 @@ impl<T> Buckets<T> {
 
     /// Leaves the gathered entries where they were.
     pub(in crate::scheduler) fn put_back(&mut self, gathered: Gathered) {
-        for (rank, _, tickets) in gathered.lanes {
+        for GatheredLane { rank, tickets, .. } in gathered.lanes {
             let lane = lane_of(&mut self.classes[gathered.class], rank);
-            for ticket in tickets.into_iter().rev() {
+            for (ticket, _) in tickets.into_iter().rev() {
                 lane.lane.put_back(ticket);
             }
             self.settle(gathered.class, rank);

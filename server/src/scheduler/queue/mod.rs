@@ -10,7 +10,7 @@ mod buckets;
 mod lane;
 mod work;
 
-pub(super) use buckets::{Buckets, Judgment, Lead, Slot};
+pub(super) use buckets::{Buckets, Gathered, Judgment, Lead};
 
 /// Something that waits to be put into a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]

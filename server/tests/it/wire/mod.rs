@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use tonic::Code;
 use tonic::transport::Channel;
 
+mod devices;
 mod errors;
 mod life;
 mod rest;
