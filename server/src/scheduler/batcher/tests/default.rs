@@ -522,9 +522,9 @@ fn a_batch_behind_another_leaves_out_who_would_surely_be_late() {
         ),
         expect![[r#"
             0: b[0..1] a0[1..2] (full)
-            5: e refused: Unreachable { retry_after: Some(6.095762ms) }
+            5: e refused: Unreachable { retry_after: Some(6.191659ms) }
             5: d[0..1] c[1..2] (full)
-            17: g refused: Unreachable { retry_after: Some(1.095807ms) }
+            17: g refused: Unreachable { retry_after: Some(1.191704ms) }
             17: h[0..1] f0[1..2] (full)
             17: lapsed []
             17: wakeup Some(29.097152)
