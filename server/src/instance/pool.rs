@@ -330,7 +330,7 @@ pub(super) fn take_out(batch: Batch<Entry>, test: &mut dyn FnMut(&Entry) -> bool
     let (mut kept, mut taken) = (Batch::default(), Vec::new());
     kept.origin = batch.origin;
     for Member { item: entry, rows } in batch {
-        match test(&entry) {
+        match !entry.is_padding() && test(&entry) {
             false => kept.push(entry, rows.len()),
             true => {
                 if let Some(stand_in) = &entry.stand_in {
@@ -439,5 +439,76 @@ impl Shared {
             drop(permit);
             self.batch_done(&BatchDone { origin: batch.origin, rows: 0, started_at: now, ended_at: clock::now() });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::{BatchKey, Cancellation, Delivery, Parameters, RequestOptions, Responder, ResponseSink, ValidRequest};
+
+    struct Nobody;
+
+    impl ResponseSink for Nobody {
+        fn deliver(&mut self, _: Delivery) {}
+    }
+
+    fn request(id: &str) -> ValidRequest {
+        ValidRequest {
+            id: id.to_owned(),
+            options: RequestOptions::default(),
+            parameters: Parameters::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            rows: 1,
+            batch_key: BatchKey::default(),
+            cost: 1,
+            received_at: Timestamp::default(),
+            deadline: None,
+            timeline: None,
+        }
+    }
+
+    /// A batch of these requests, of which those without a name are padding.
+    fn batch(names: &[&str], stand_in: Option<&Arc<ValidRequest>>) -> Batch<Entry> {
+        let mut batch = Batch::default();
+        for name in names {
+            let entry = match (*name, stand_in) {
+                ("", Some(padding)) => Entry::padding(padding),
+                _ => Entry {
+                    request: request(name),
+                    responder: Responder::new(Box::new(Nobody), Cancellation::default()),
+                    queued_at: Timestamp::default(),
+                    level: 1,
+                    deadline: None,
+                    delayed_from: None,
+                    stand_in: stand_in.cloned(),
+                },
+            };
+            batch.push(entry, 1);
+        }
+        batch
+    }
+
+    fn left(batch: &Batch<Entry>) -> Vec<(&str, usize)> {
+        batch.members().iter().map(|member| (member.item.request.id.as_str(), member.rows.start)).collect()
+    }
+
+    #[test]
+    fn who_has_a_stand_in_leaves_the_others_their_rows() {
+        let stand_in = Arc::new(request("padding"));
+        let (kept, taken) = take_out(batch(&["a", "b", "", "c"], Some(&stand_in)), &mut |entry| entry.request.id == "b");
+        assert_eq!(left(&kept), [("a", 0), ("padding", 1), ("padding", 2), ("c", 3)]);
+        assert_eq!(taken.iter().map(|entry| entry.request.id.as_str()).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(kept.members().iter().map(|member| member.item.is_padding()).collect::<Vec<_>>(), [false, true, true, false]);
+    }
+
+    #[test]
+    fn who_has_none_makes_room_and_padding_alone_does_not_run() {
+        let (kept, taken) = take_out(batch(&["a", "b", "c"], None), &mut |entry| entry.request.id == "b");
+        assert_eq!((left(&kept), taken.len()), (vec![("a", 0), ("c", 1)], 1));
+        let stand_in = Arc::new(request("padding"));
+        let (kept, taken) = take_out(batch(&["a", "", "b"], Some(&stand_in)), &mut |_| true);
+        assert_eq!((kept.is_empty(), taken.len()), (true, 2));
     }
 }
