@@ -218,6 +218,10 @@ pub enum EnsembleProblem {
         "'{field}' cannot be used for ensemble '{ensemble}', because a step is decoupled and it may answer any number of times; turn it off"
     )]
     DecoupledReuse { ensemble: String, field: &'static str },
+    #[error(
+        "'{field}' cannot be used for ensemble '{ensemble}', because a step batches sequences and its answers depend on earlier requests; turn it off"
+    )]
+    SequentialReuse { ensemble: String, field: &'static str },
     #[error("in ensemble {ensemble}, step of model '{model}' receives inputs originated from different decoupled models")]
     DifferentDecoupled { ensemble: String, model: String },
     #[error(

@@ -1,4 +1,5 @@
-//! Simulations of scheduling, in virtual time: safety over seeds, goodput under overload, and how fast that is.
+//! Simulations of scheduling, in virtual time: safety over seeds, goodput under overload, fairness on a shared
+//! device, and how fast all that is.
 //!
 //! The figures follow from the seed alone, except for the speed.
 
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand};
 use server::config::BatcherKind;
 use server::scheduler::simulation::check::Checker;
+use server::scheduler::simulation::fairness::{flooded, largest, measure, rare, share};
 use server::scheduler::simulation::goodput::{Case, Shape};
 use server::scheduler::simulation::observer::Log;
 use server::scheduler::simulation::{run, run_observed, scenario};
@@ -43,6 +45,12 @@ enum Study {
         #[arg(long, default_value_t = 30)]
         seconds: u64,
     },
+    /// Models that share a device with a flooded one.
+    Fairness {
+        /// Virtual seconds.
+        #[arg(long, default_value_t = 300)]
+        seconds: u64,
+    },
     /// Simulated requests per millisecond of processor time.
     Speed {
         /// Virtual seconds of arrivals.
@@ -57,6 +65,7 @@ fn main() -> ExitCode {
         Study::Safety { seeds } => return safety(seed, seeds),
         Study::Trace => trace(seed),
         Study::Goodput { seconds } => goodput(seed, Duration::from_secs(seconds)),
+        Study::Fairness { seconds } => shared_device(seed, Duration::from_secs(seconds)),
         Study::Speed { seconds } => speed(seed, Duration::from_secs(seconds)),
     }
     ExitCode::SUCCESS
@@ -152,6 +161,46 @@ fn goodput(seed: u64, duration: Duration) {
                 );
             }
         }
+    }
+}
+
+fn shared_device(seed: u64, duration: Duration) {
+    let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
+    println!("one device with one slot; the largest execution of a flooded model takes {:.1} ms", millis(largest()));
+    println!("\na rare model beside a flooded one: latency in ms");
+    println!("{:>9} {:>10} {:>10} {:>10} {:>10} {:>8}", "rate in 1/s", "p50 alone", "p50", "p99 alone", "p99", "rise");
+    for rate in [1.0, 5.0, 20.0, 50.0, 100.0] {
+        let alone = measure(seed, vec![rare(rate, share(2, 1), duration)]);
+        let beside = measure(seed, vec![rare(rate, share(2, 1), duration), flooded(share(2, 1), duration)]);
+        let (alone, beside) = (&alone[0].summary, &beside[0].summary);
+        println!(
+            "{rate:9.0} {:10.1} {:10.1} {:10.1} {:10.1} {:8.1}",
+            millis(alone.p50),
+            millis(beside.p50),
+            millis(alone.p99),
+            millis(beside.p99),
+            millis(beside.p99) - millis(alone.p99),
+        );
+    }
+    let several = vec![
+        ("flooded, weight 1", flooded(share(2, 1), duration)),
+        ("flooded, weight 2", flooded(share(2, 2), duration)),
+        ("flooded, weight 4", flooded(share(2, 4), duration)),
+        ("rare, 10 in a second", rare(10.0, share(2, 1), duration)),
+        ("rare, higher class", rare(10.0, share(1, 1), duration)),
+        ("flooded, lower class", flooded(share(3, 1), duration)),
+    ];
+    let (names, models): (Vec<_>, Vec<_>) = several.into_iter().unzip();
+    println!("\nsix models");
+    println!("{:22} {:>8} {:>10} {:>10} {:>14}", "model", "device", "p50 in ms", "p99 in ms", "longest pause");
+    for (name, portion) in names.iter().zip(measure(seed, models)) {
+        println!(
+            "{name:22} {:7.1}% {:10.1} {:10.1} {:14.1}",
+            portion.used * 100.0,
+            millis(portion.summary.p50),
+            millis(portion.summary.p99),
+            millis(portion.longest_pause),
+        );
     }
 }
 

@@ -77,6 +77,9 @@ pub struct ModelConfig {
     pub reuse: Reuse,
     /// A request may get any number of responses.
     pub decoupled: bool,
+    /// Answers depend on earlier requests of the same sequence. Of an ensemble it is known once it has been compared
+    /// with its models.
+    pub sequential: bool,
     /// Levels of ensembles, this one included: 0 for a plain model, and for an ensemble that has not been
     /// compared with its models yet.
     pub nesting: usize,
@@ -139,6 +142,7 @@ impl ModelConfig {
         };
         let warnings = unused_fields(&written);
         let label_files = label_files(&written);
+        let sequential = matches!(scheduling, Scheduling::Sequence(_));
         let decoupled = written.model_transaction_policy.is_some_and(|policy| policy.decoupled);
         let metric_tags = written.metric_tags.clone();
         let wire = normalize(written, &scheduling, &version_policy, &instance_groups, backend);
@@ -155,6 +159,7 @@ impl ModelConfig {
             scheduling,
             reuse,
             decoupled,
+            sequential,
             nesting: 0,
             parameters,
             metric_tags,

@@ -12,13 +12,19 @@ use crate::config::ModelConfig;
 use crate::error::InferError;
 use crate::request::{InferResponse, Parameter};
 
-use super::{status, timeline};
+use super::{details, status, timeline};
 
 /// On a stream: whether no response of this request follows.
 const FINAL_FLAG: &str = "triton_final_response";
 
 /// On a stream, our addition: the code that a unary call would have ended with.
 const STATUS_CODE: &str = "alcedo_status_code";
+
+/// The same: the stable name of what went wrong, as a unary call has it in its details.
+const REASON: &str = "alcedo_reason";
+
+/// The same: milliseconds after which it is worth trying again, where it is.
+const RETRY_AFTER: &str = "alcedo_retry_after_ms";
 
 /// Replaces the outputs that the client wants as classes.
 ///
@@ -91,12 +97,24 @@ pub(super) fn empty_final(correlation: &Correlation) -> ModelStreamInferResponse
 }
 
 /// An error on a stream that goes on.
-pub(super) fn streamed_error(correlation: &Correlation, error: &tonic::Status, last: bool) -> ModelStreamInferResponse {
+pub(super) fn streamed_error(
+    correlation: &Correlation,
+    error: &InferError,
+    status: &tonic::Status,
+    last: bool,
+) -> ModelStreamInferResponse {
     let mut message = header(correlation, last);
-    let code = status::code_name(error.code()).to_owned();
-    message.parameters.insert(STATUS_CODE.to_owned(), parameter(Parameter::String(code)));
+    let code = status::code_name(status.code());
+    let mut put = |name: &str, value| message.parameters.insert(name.to_owned(), parameter(value));
+    put(STATUS_CODE, Parameter::String(code.to_owned()));
+    put(REASON, Parameter::String(details::reason(error).to_owned()));
+    if let Some(wait) = details::retry_after(error) {
+        // Rounded up: who comes earlier comes in vain.
+        let millis = wait.as_nanos().div_ceil(1_000_000);
+        put(RETRY_AFTER, Parameter::Int64(i64::try_from(millis).unwrap_or(i64::MAX)));
+    }
     // An empty text would read as "no error"; cancellation has none.
-    let text = if error.message().is_empty() { status::code_name(error.code()) } else { error.message() };
+    let text = if status.message().is_empty() { code } else { status.message() };
     ModelStreamInferResponse { error_message: text.to_owned(), infer_response: Some(message) }
 }
 
@@ -165,12 +183,17 @@ mod tests {
         assert_eq!(flag(&message), Some(ParameterChoice::BoolParam(false)));
         let correlation = Correlation { id: "id".to_owned(), model: "m".to_owned(), version: "7".to_owned() };
         assert_eq!(flag(&empty_final(&correlation)), Some(ParameterChoice::BoolParam(true)));
-        let error = status::infer_status("m", &InferError::Expired);
-        let message = streamed_error(&correlation, &error, true);
+        let failed = |error: &InferError| streamed_error(&correlation, error, &status::infer_status("m", error), true);
+        let wait = std::time::Duration::from_micros(1500);
+        let message = failed(&InferError::Unreachable { retry_after: Some(wait) });
         assert_eq!(message.error_message, "Request timeout expired");
-        let code = message.infer_response.as_ref().and_then(|response| response.parameters[STATUS_CODE].parameter_choice.clone());
-        assert_eq!(code, Some(ParameterChoice::StringParam("UNAVAILABLE".to_owned())));
-        let cancelled = status::infer_status("m", &InferError::Cancelled);
-        assert_eq!(streamed_error(&correlation, &cancelled, true).error_message, "CANCELLED");
+        let parameters = message.infer_response.map(|response| response.parameters).unwrap_or_default();
+        let value = |name: &str| parameters[name].parameter_choice.clone();
+        assert_eq!(value(STATUS_CODE), Some(ParameterChoice::StringParam("UNAVAILABLE".to_owned())));
+        assert_eq!(value(REASON), Some(ParameterChoice::StringParam("DEADLINE_UNREACHABLE".to_owned())));
+        assert_eq!(value(RETRY_AFTER), Some(ParameterChoice::Int64Param(2)));
+        let cancelled = failed(&InferError::Cancelled);
+        assert_eq!(cancelled.error_message, "CANCELLED");
+        assert!(!cancelled.infer_response.unwrap_or_default().parameters.contains_key(RETRY_AFTER));
     }
 }

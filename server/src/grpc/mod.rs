@@ -9,6 +9,7 @@ mod answer;
 mod control;
 mod deadline;
 mod decode;
+mod details;
 mod encode;
 mod forward;
 mod front_end;

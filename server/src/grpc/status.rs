@@ -1,11 +1,17 @@
 //! The only place that knows gRPC codes: errors become statuses here, and their causes are logged here.
 
 use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 use crate::error::{ControlError, ExecuteError, InferError, SequenceFault};
 
+use super::details;
+
 /// Longest text of a status as it travels: in a header, and some clients begin to refuse headers of 8 KiB in all.
 const MAX_TEXT_BYTES: usize = 6000;
+
+/// Longest text of a status with details: they repeat it, in base 64, and need some 1000 bytes of their own.
+const MAX_DETAILED_TEXT_BYTES: usize = 2500;
 
 /// The code of a failed request.
 pub(crate) fn infer_code(error: &InferError) -> Code {
@@ -73,11 +79,12 @@ pub(crate) fn control_code(error: &ControlError) -> Code {
     }
 }
 
-/// The status of a failed request for a model; logs the cause.
+/// The status of a failed request for a model, with its details; logs the cause.
 pub(crate) fn infer_status(model: &str, error: &InferError) -> Status {
     let code = infer_code(error);
     log(code, model, error);
-    status(code, &error.to_string())
+    let text = fitting(&error.to_string(), MAX_DETAILED_TEXT_BYTES);
+    Status::with_error_details(code, text, details::details(model, error))
 }
 
 /// The status of a failed repository call about a model; logs the cause.
@@ -157,18 +164,23 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn status(code: Code, text: &str) -> Status {
-    match cut(text) {
-        None => Status::new(code, text),
-        Some((shown, left_out)) => Status::new(code, format!("{shown}... ({} more bytes)", left_out.len())),
+    Status::new(code, fitting(text, MAX_TEXT_BYTES))
+}
+
+/// A text that takes about so many bytes on its way, at most.
+fn fitting(text: &str, most_bytes: usize) -> String {
+    match cut(text, most_bytes) {
+        None => text.to_owned(),
+        Some((shown, left_out)) => format!("{shown}... ({} more bytes)", left_out.len()),
     }
 }
 
 /// What of a text is sent and what is left out; `None` where all of it fits.
-fn cut(text: &str) -> Option<(&str, &str)> {
+fn cut(text: &str, most_bytes: usize) -> Option<(&str, &str)> {
     let mut encoded_bytes = 0;
     let beyond = text.bytes().position(|byte| {
         encoded_bytes += encoded_len(byte);
-        encoded_bytes > MAX_TEXT_BYTES
+        encoded_bytes > most_bytes
     })?;
     text.split_at_checked(text.floor_char_boundary(beyond))
 }
@@ -367,6 +379,21 @@ mod tests {
         }
         let fits = "x".repeat(MAX_TEXT_BYTES);
         assert_eq!(status(Code::InvalidArgument, &fits).message(), fits);
+    }
+
+    #[test]
+    fn a_status_with_details_fits_into_the_headers_of_any_client() {
+        // The dearest text and the longest names.
+        for character in ["x", "\"", "\u{e9}", "\u{1f600}"] {
+            let long = character.repeat(100_000);
+            let problem = RequestProblem::DuplicateInput { input: long.clone() };
+            let error = InferError::EnsembleStep { ensemble: long.clone(), source: Box::new(request(problem)) };
+            let status = infer_status(&long, &error);
+            let text: usize = status.message().bytes().map(encoded_len).sum();
+            let headers = text + status.details().len().div_ceil(3) * 4;
+            assert!(headers < 7800, "{headers} bytes of {character:?}");
+            assert_eq!(status.get_details_error_info().map(|info| info.reason).as_deref(), Some("DUPLICATE_INPUT"));
+        }
     }
 
     #[test]

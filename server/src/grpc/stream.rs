@@ -133,7 +133,7 @@ fn write(outgoing: Outgoing, end_at_error: bool) -> Result<ModelStreamInferRespo
         Outgoing::End(status) => return Err(status),
     };
     let status = status::infer_status(&correlation.model, &error);
-    if end_at_error { Err(status) } else { Ok(encode::streamed_error(&correlation, &status, last)) }
+    if end_at_error { Err(status) } else { Ok(encode::streamed_error(&correlation, &error, &status, last)) }
 }
 
 /// Reads the requests of one stream.

@@ -219,11 +219,12 @@ impl Repository {
             Ok(Composing { config: Arc::clone(&handle.config) })
         };
         let checked = graph.check(config, &resolve)?;
-        if (checked.decoupled, checked.nesting) == (config.decoupled, config.nesting) {
+        let known = (config.decoupled, config.sequential, config.nesting);
+        if (checked.decoupled, checked.sequential, checked.nesting) == known {
             return Ok(Arc::clone(config));
         }
         let mut changed = ModelConfig::clone(config);
-        changed.nesting = checked.nesting;
+        (changed.sequential, changed.nesting) = (checked.sequential, checked.nesting);
         if checked.decoupled != config.decoupled {
             changed.decoupled = checked.decoupled;
             changed.wire.model_transaction_policy =

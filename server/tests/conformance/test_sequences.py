@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import queue
+import random
 import re
 import struct
 import urllib.request
@@ -473,6 +474,18 @@ def test_minimum_slot_utilization(repository):
         assert [(each.batch_size, each.compute_infer.count) for each in count(server, "patient").batch_stats] == [(2, 1)]
 
 
+def test_a_wait_for_more_sequences_ends_when_the_server_stops(repository):
+    write_sum(repository, "patient", "direct { max_queue_delay_microseconds: 60000000 minimum_slot_utilization: 1.0 }\n"
+              + controls(), max_batch_size=2)
+    with Server(repository) as server:
+        waiting = server.stub().ModelInfer.future(step("patient", 1, 1, True), timeout=LIMIT_S)
+        wait_until(lambda: "nv_inference_pending_request_count{model=\"patient\",version=\"1\"} 1" in metrics_of(server),
+                   "the request waits")
+        server.terminate()
+        assert output(waiting.result()) == [1]
+        assert server.wait_exit() == 0
+
+
 def test_a_decoupled_model_answers_in_order(calls):
     def repeat(values, start, end, id):
         return request("repeat_sequence", [("IN", "INT32", [len(values)], values),
@@ -492,6 +505,63 @@ def test_sequences_in_an_ensemble(calls):
         assert [(output(reply, "Y")[0], output(reply, "Z")[0]) for reply in got] == [(1, 1), (3, 4), (6, 10)]
     says(INVALID, "in ensemble 'in_ensemble', inference request for sequence 73 to model 'oldest' must specify the START flag",
             lambda: calls.ModelInfer(request("in_ensemble", [("X", "INT32", [1, 1], [1])], parameters=options(73))))
+
+
+def test_an_ensemble_with_sequences_is_not_cached(repository):
+    write_sum(repository, "sum", state())
+    write(repository, "outer", ensemble("outer", [("X", "INT32", [1])], [("Y", "INT32", [1])],
+                                        [("sum", {"INPUT": "X"}, {"OUTPUT": "Y"})], 1,
+                                        extra="response_cache { enable: true }"))
+    with Server(repository, "--cache-config", "local,size=1048576", load=("sum",)) as server:
+        with pytest.raises(InferenceServerException) as failure:
+            server.client().load_model("outer")
+        assert "'response_cache' cannot be used for ensemble 'outer'" in failure.value.message()
+
+
+def test_warmup_runs_with_controls_and_states(repository):
+    write_sum(repository, "warm", f"{controls()}\n{state()}", extra="""model_warmup {
+      name: "one" batch_size: 2 inputs { key: "INPUT" value { data_type: TYPE_INT32 dims: [ 1 ] random_data: true } } }""")
+    with Server(repository) as server:
+        assert run(server.stub(), "warm", [1, 2], 1) == [1, 3]
+
+
+@pytest.mark.parametrize("strategy", ["", "oldest { max_candidate_sequences: 3 }"])
+def test_cancels_and_timeouts_harm_no_other_sequence(repository, strategy):
+    write_sum(repository, "busy", f"{strategy}\n{state()}", max_batch_size=4, instances=2,
+              parameters={"execute_delay_ms": "3"})
+    answered, failed = [], []
+
+    def one(server, sequence):
+        stub, dice = server.stub(), random.Random(sequence)
+        total = 0
+        for number in range(12):
+            more = {"timeout": dice.choice([2000, 20000])} if dice.random() < 0.2 else {}
+            call = stub.ModelInfer.future(step("busy", number, sequence, number == 0, number == 11, **more), timeout=LIMIT_S)
+            if dice.random() < 0.1:
+                call.cancel()
+            try:
+                total += number
+                assert output(call.result()) == [total]
+                answered.append(sequence)
+            except (grpc.RpcError, grpc.FutureCancelledError) as error:
+                # The sequence has a gap, and so it is over.
+                failed.append(error)
+                return
+
+    with Server(repository) as server:
+        with concurrent.futures.ThreadPoolExecutor(24) as pool:
+            for future in [pool.submit(one, server, sequence) for sequence in range(1, 121)]:
+                future.result()
+        texts = {str(error.details()) for error in failed if isinstance(error, grpc.RpcError)}
+        assert texts <= {"Request timeout expired", "timeout of the corresponding sequence has been expired",
+                         "Locally cancelled by application!"}
+        assert answered and failed
+        # Every place is free again, and what was answered was counted once.
+        assert run(server.stub(), "busy", [1, 2, 3], 1000) == [1, 3, 6]
+        counted = count(server, "busy")
+        assert counted.inference_stats.success.count >= len(answered) + 3
+        wait_until(lambda: "nv_inference_pending_request_count{model=\"busy\",version=\"1\"} 0" in metrics_of(server),
+                   "nothing waits")
 
 
 def test_a_reload_in_the_middle_of_a_sequence(repository):

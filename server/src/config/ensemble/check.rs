@@ -15,6 +15,8 @@ const MAX_NESTING: usize = 32;
 pub struct CheckedEnsemble {
     /// A step is decoupled, so the ensemble may answer any number of times as well.
     pub decoupled: bool,
+    /// A step batches sequences, so the ensemble's answers depend on earlier requests.
+    pub sequential: bool,
     /// Levels of ensembles, this one included.
     pub nesting: usize,
 }
@@ -43,6 +45,7 @@ struct Check<'a> {
     /// Per tensor: the last decoupled step (by position) on the way to it.
     origins: Vec<Option<usize>>,
     decoupled: bool,
+    sequential: bool,
     /// Levels of ensembles among the models.
     nesting: usize,
 }
@@ -64,7 +67,8 @@ impl EnsembleGraph {
     ) -> Result<CheckedEnsemble, EnsembleProblem> {
         let tensors = self.tensors.len();
         let claims = std::iter::repeat_with(|| None).take(tensors).collect();
-        let mut check = Check { graph: self, ensemble, claims, origins: vec![None; tensors], decoupled: false, nesting: 0 };
+        let origins = vec![None; tensors];
+        let mut check = Check { graph: self, ensemble, claims, origins, decoupled: false, sequential: false, nesting: 0 };
         for (specs, tensors) in [(&ensemble.inputs, &self.inputs), (&ensemble.outputs, &self.outputs)] {
             for (spec, tensor) in specs.iter().zip(tensors) {
                 check.claim(*tensor, Claim::new(ensemble, spec))?;
@@ -78,11 +82,14 @@ impl EnsembleGraph {
         if let (true, Some(field)) = (check.decoupled, ensemble.reuse.fields().next()) {
             return Err(EnsembleProblem::DecoupledReuse { ensemble: check.name(), field });
         }
+        if let (true, Some(field)) = (check.sequential, ensemble.reuse.fields().next()) {
+            return Err(EnsembleProblem::SequentialReuse { ensemble: check.name(), field });
+        }
         let nesting = check.nesting + 1;
         if nesting > MAX_NESTING {
             return Err(EnsembleProblem::TooDeep { ensemble: check.name(), nesting, limit: MAX_NESTING });
         }
-        Ok(CheckedEnsemble { decoupled: check.decoupled, nesting })
+        Ok(CheckedEnsemble { decoupled: check.decoupled, sequential: check.sequential, nesting })
     }
 }
 
@@ -134,6 +141,7 @@ impl Check<'_> {
         let origin = self.single_origin(step.inputs.iter().map(|input| input.tensor), model)?;
         let origin = if config.decoupled { Some(position) } else { origin };
         self.decoupled |= config.decoupled;
+        self.sequential |= config.sequential;
         self.nesting = self.nesting.max(config.nesting);
         for output in &step.outputs {
             if let Some(slot) = self.origins.get_mut(output.tensor) {

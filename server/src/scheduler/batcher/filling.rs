@@ -57,7 +57,9 @@ impl Moment {
 
     /// Why an entry cannot be in the batch, if so.
     pub(super) fn lapse(self, times: Times, forecast: &Forecast) -> Option<Lapse> {
-        times.lapse(self.now, forecast).or_else(|| times.lapse(self.sure, forecast).map(|_| Lapse::Unreachable))
+        let lapse = times.lapse(self.sure, forecast)?;
+        // What is late only because an instance has to be waited for has not expired.
+        if self.sure > self.now { times.lapse(self.now, forecast).or(Some(Lapse::Unreachable)) } else { Some(lapse) }
     }
 }
 

@@ -12,6 +12,10 @@ use super::fit::ExecutionFit;
 /// Batches under way that are remembered for each instance. A driver has at most two there.
 const FLIGHTS_PER_INSTANCE: usize = 4;
 
+/// After so long in which predictions have kept everything from running, one request runs in spite of them: nothing
+/// else could show that they are wrong, as after a slow first execution.
+const PROBE_AFTER: Duration = Duration::from_secs(1);
+
 /// Shortest time after which a client is told to try again.
 const SHORTEST_RETRY: Duration = Duration::from_millis(1);
 
@@ -43,6 +47,10 @@ pub(super) struct Forecast {
     flights: VecDeque<Flight>,
     instances: NonZeroUsize,
     idle_since: Timestamp,
+    /// Since when requests have been given up by prediction without anything having run.
+    starved_since: Option<Timestamp>,
+    /// Predictions do not count for the next batch.
+    is_probing: bool,
 }
 
 impl Forecast {
@@ -52,6 +60,8 @@ impl Forecast {
             flights: VecDeque::new(),
             instances: NonZeroUsize::new(instances).unwrap_or(NonZeroUsize::MIN),
             idle_since: Timestamp::default(),
+            starved_since: None,
+            is_probing: false,
         }
     }
 
@@ -74,8 +84,28 @@ impl Forecast {
         self.idle_since
     }
 
+    /// Somebody comes: lets him in whatever is predicted, if predictions have kept everything from running for long.
+    pub(super) fn consider(&mut self, now: Timestamp) {
+        let is_starved = self.starved_since.is_some_and(|since| now.since(since) >= PROBE_AFTER);
+        self.is_probing |= is_starved && self.flights.is_empty();
+    }
+
+    /// Somebody was given up by prediction.
+    pub(super) fn gave_up(&mut self, now: Timestamp) {
+        if self.flights.is_empty() {
+            self.starved_since.get_or_insert(now);
+        }
+    }
+
+    /// Whether the next batch runs whatever is predicted.
+    pub(super) fn is_probing(&self) -> bool {
+        self.is_probing
+    }
+
     /// A batch leaves for the instances.
     pub(super) fn depart(&mut self, now: Timestamp, id: u64, entries: usize, cost: u64) {
+        self.is_probing = false;
+        self.starved_since = None;
         if self.flights.len() >= FLIGHTS_PER_INSTANCE * self.instances() {
             self.flights.pop_front();
         }
@@ -101,6 +131,9 @@ impl Forecast {
 
     /// What a batch of this cost takes at least, short of luck; zero where nothing is known.
     pub(super) fn surely(&self, cost: u64) -> Duration {
+        if self.is_probing {
+            return Duration::ZERO;
+        }
         self.fit.at_least(cost).unwrap_or(Duration::ZERO)
     }
 

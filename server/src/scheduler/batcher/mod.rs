@@ -146,10 +146,15 @@ impl<T> DynamicBatcher<T> {
     ) -> Result<(), (T, Refusal)> {
         let level = self.levels.level(priority) - 1;
         entry.cost = entry.cost.clamp(1, MAX_COST);
-        match &mut self.policy {
+        self.forecast.consider(now);
+        let pushed = match &mut self.policy {
             Policy::Default(queue) => queue.push(now, level, entry, &self.forecast, is_gone, gone),
             Policy::Compat(queue) => queue.push(level, entry),
+        };
+        if let Err((_, Refusal::Unreachable { .. })) = pushed {
+            self.forecast.gave_up(now);
         }
+        pushed
     }
 
     /// Takes out all entries for which `is_gone` holds. It walks all of them, so a caller waits until as many clients
@@ -163,10 +168,14 @@ impl<T> DynamicBatcher<T> {
 
     /// Takes out the entries that will not run any more: their time is over, or runs out before they could be done.
     pub fn expire(&mut self, now: Timestamp) -> Vec<(T, Lapse)> {
-        match &mut self.policy {
+        let lapsed = match &mut self.policy {
             Policy::Default(queue) => queue.expire(now, &self.forecast),
             Policy::Compat(queue) => queue.expire(now),
+        };
+        if lapsed.iter().any(|(_, lapse)| *lapse == Lapse::Unreachable) {
+            self.forecast.gave_up(now);
         }
+        lapsed
     }
 
     /// Says that a batch of this batcher has ended, and how long it ran; `None` if it did not run at all.

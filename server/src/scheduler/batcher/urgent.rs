@@ -146,13 +146,17 @@ impl<T> UrgentFirst<T> {
         entry: &Waiting<T>,
         forecast: &Forecast,
     ) -> Option<Refusal> {
-        let left = entry.finish_by?.since(now);
+        let left = entry.finish_by.filter(|_| !forecast.is_probing())?.since(now);
         forecast.fit.predict(entry.cost)?;
         let work = self.buckets.ahead(now, level, order);
         let rows = work.rows.saturating_add(entry.rows.max(1) as u64);
         let cost = work.cost.saturating_add(entry.cost);
         let by_rows = rows.div_ceil(self.policy.max_rows.get() as u64);
-        let by_cost = self.policy.max_cost.map_or(1, |max| cost.div_ceil(max.get()));
+        // A request that costs more than a batch should runs alone, so there are no more batches than requests.
+        let by_cost = self.policy.max_cost.map_or(1, |max| {
+            let cost = work.cost.saturating_add(entry.cost.min(max.get()));
+            cost.div_ceil(max.get()).min(work.rows.saturating_add(1))
+        });
         // Buckets of other shapes make batches of their own, however little is in them.
         let others = (self.buckets.other_classes(&entry.key) as u64).min(work.rows);
         let full_batches = by_rows.max(by_cost) - 1;
@@ -163,10 +167,13 @@ impl<T> UrgentFirst<T> {
         let before = if is_deep { own_cost.saturating_mul(batches).min(work.cost) } else { cost - own_cost };
         let needed = forecast.until_done(now, Ahead { batches, cost: before, own_cost })?;
         // With little ahead the doubt is in favor of the entry; in a long queue of requests that cannot all be served
-        // it is in favor of those who were taken before.
+        // it is in favor of those who were taken before, and the scatter of all the batches ahead adds up.
         let spread = forecast.fit.spread();
-        let needed =
-            if is_deep && forecast.fit.seen() >= KNOWN { needed.saturating_add(spread) } else { needed.saturating_sub(spread) };
+        let needed = if is_deep && forecast.fit.seen() >= KNOWN {
+            needed.saturating_add(spread.mul_f64(1.0 + (batches as f64).sqrt()))
+        } else {
+            needed.saturating_sub(spread)
+        };
         let late = needed.checked_sub(left).filter(|late| !late.is_zero())?;
         let is_possible = forecast.surely(entry.cost) < left;
         Some(Refusal::Unreachable { retry_after: is_possible.then(|| Forecast::retry(late)) })
@@ -234,10 +241,9 @@ impl<T> UrgentFirst<T> {
             self.decided = None;
             let moment = Moment::new(now, room, forecast);
             let (mut gathered, mut filling, dropped) = self.gather(lead, moment, Plan::Cut, trigger, forecast, &is_gone, gone);
-            // Without the one who led, another bucket may be more urgent.
-            let led_wrongly = dropped.leader && self.buckets.is_mixed();
-            if dropped.any && (led_wrongly || filling.entries == 0 || !filling.is_full() && !gathered.is_stopped) {
-                // It is less than was decided on.
+            if dropped.leader || dropped.any && !filling.is_full() && !gathered.is_stopped {
+                // It is less than was decided on; and without the one who led, another bucket may be more urgent, or nobody
+                // of its rank be left.
                 self.buckets.put_back(gathered);
                 continue;
             }

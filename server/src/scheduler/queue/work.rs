@@ -60,7 +60,10 @@ impl Sums {
     fn before(&self, end: usize) -> Work {
         let mut sum = Work::default();
         let block = end / BLOCK;
-        for work in self.blocks[..block].iter().chain(&self.places[block * BLOCK..end]) {
+        for work in &self.blocks[..block] {
+            sum.add(*work);
+        }
+        for work in &self.places[block * BLOCK..end] {
             sum.add(*work);
         }
         sum
@@ -135,15 +138,12 @@ impl Ring {
             return self.whole;
         }
         let (from, to) = (place(self.base), place(slot) + 1);
-        if from < to {
-            sum.add(self.sums.before(to));
-            sum.remove(self.sums.before(from));
-        } else {
-            // The slots of this turn reach over the end of the row.
-            sum.add(self.sums.before(SLOTS as usize));
-            sum.remove(self.sums.before(from));
-            sum.add(self.sums.before(to));
+        if from >= to {
+            // The slots of this turn reach over the end of the row: all but those between.
+            sum = self.whole;
         }
+        sum.remove(self.sums.before(from));
+        sum.add(self.sums.before(to));
         sum
     }
 }

@@ -17,6 +17,7 @@ use crate::request::{Entry, ValidRequest};
 use super::super::Scheduler;
 use super::super::batcher::{DynamicBatcher, Ran, Room};
 use super::super::queue::{self, Waiting};
+use super::super::timer::{Bell, Timer};
 use super::rows::{Patience, Rows, next_rows};
 use super::sequences::{Arrival, Key, Lapse, Limits, Refusal, Sequences, Taken};
 use super::sink::{Report, Reports, SequenceSink};
@@ -35,6 +36,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 pub struct SequenceScheduler {
     sender: mpsc::Sender<Entry>,
     statistics: Arc<ModelStatistics>,
+    reports: Arc<Reports>,
 }
 
 impl SequenceScheduler {
@@ -48,7 +50,7 @@ impl SequenceScheduler {
         let config = Arc::clone(&instances.served().config);
         let Some(tensors) = Tensors::new(&config, policy) else {
             tracing::error!(model = %config.name, "a first state is not of its state's shape; the model refuses all requests");
-            return Self { sender, statistics };
+            return Self { sender, statistics, reports };
         };
         let count = instances.instances();
         let (slots, lanes) = match &policy.strategy {
@@ -70,13 +72,14 @@ impl SequenceScheduler {
             padding: None,
             swept_at: Timestamp::default(),
             closing: false,
+            hurries: false,
             wakeup: None,
             instances,
             statistics: Arc::clone(&statistics),
-            reports,
+            reports: Arc::clone(&reports),
         };
         tokio::spawn(task.run(receiver));
-        Self { sender, statistics }
+        Self { sender, statistics, reports }
     }
 }
 
@@ -94,6 +97,10 @@ impl Scheduler for SequenceScheduler {
                 self.statistics.refuse(entry, error, Stage::Admission, clock::now());
             }
         }
+    }
+
+    fn release(&self) {
+        self.reports.add(Report::Hurry);
     }
 }
 
@@ -127,6 +134,8 @@ struct Task {
     padding: Option<Arc<ValidRequest>>,
     swept_at: Timestamp,
     closing: bool,
+    /// Nothing waits for further sequences any more.
+    hurries: bool,
     /// When a batch is due that waits for more requests.
     wakeup: Option<Timestamp>,
     instances: InstancePool,
@@ -137,18 +146,20 @@ struct Task {
 impl Task {
     async fn run(mut self, mut receiver: mpsc::Receiver<Entry>) {
         let reports = Arc::clone(&self.reports);
+        let mut alarm = Timer::shared().alarm(Arc::clone(&reports) as Arc<dyn Bell>);
         let mut arrivals = Vec::with_capacity(ARRIVALS_PER_TURN);
         while !(self.closing && self.sequences.is_empty()) {
-            let wakeup = self.next_wakeup();
+            if let Some(wakeup) = self.next_wakeup() {
+                alarm.ring_by(wakeup, clock::now());
+            }
             tokio::select! {
                 received = receiver.recv_many(&mut arrivals, ARRIVALS_PER_TURN), if !self.closing => {
                     if received == 0 {
-                        self.closing = true;
+                        (self.closing, self.hurries) = (true, true);
                         self.sequences.close();
                     }
                 }
                 () = reports.arrived() => {}
-                () = sleep_until(wakeup), if wakeup.is_some() => {}
             }
             let now = clock::now();
             for entry in arrivals.drain(..) {
@@ -208,7 +219,7 @@ impl Task {
         for instance in 0..self.lanes.len() {
             match self.strategy {
                 SequenceStrategy::Direct { max_queue_delay, minimum_ready, .. } => {
-                    let patience = Patience { max_queue_delay, minimum_ready: if self.closing { 0 } else { minimum_ready } };
+                    let patience = Patience { max_queue_delay, minimum_ready: if self.hurries { 0 } else { minimum_ready } };
                     self.run_rows(instance, &patience, now);
                 }
                 SequenceStrategy::Oldest { .. } => self.run_oldest(instance, now),
@@ -230,6 +241,7 @@ impl Task {
                 self.drop_lapsed(lapsed, now);
             }
             Report::Done(done) => self.end_batch(&done, now),
+            Report::Hurry => self.hurries = true,
         }
     }
 
@@ -424,9 +436,4 @@ impl Task {
 
 fn is_gone(entry: &Entry) -> bool {
     entry.responder.cancellation().is_cancelled()
-}
-
-async fn sleep_until(wakeup: Option<Timestamp>) {
-    let delay = wakeup.map_or(Duration::MAX, |wakeup| wakeup.since(clock::now()));
-    tokio::time::sleep(delay).await;
 }

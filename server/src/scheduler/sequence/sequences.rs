@@ -402,3 +402,37 @@ pub struct Head<'a, T, M> {
     /// What is kept for the sequence.
     pub memory: &'a M,
 }
+
+#[cfg(test)]
+impl<T, M: Default> Sequences<T, M> {
+    /// Checks that all lists tell the same story, and that the backlog is served first in first out.
+    pub(super) fn assert_consistent(&self) {
+        let mut places = BTreeSet::new();
+        let (mut waiting, mut timed, mut idle, mut ready) = (0, 0, 0, 0);
+        for (key, sequence) in &self.sequences {
+            waiting += sequence.queue.len();
+            timed += sequence.queue.iter().filter(|waiting| waiting.start_by.is_some()).count();
+            let is_open = self.open.get(&sequence.id) == Some(&key);
+            assert_eq!(is_open, !sequence.closed, "a sequence is open if its id leads to it");
+            assert_eq!(self.backlog.get(&sequence.number) == Some(&key), sequence.place.is_none());
+            let nothing = sequence.queue.is_empty() && !sequence.running;
+            assert_eq!(sequence.idle_from.is_some(), nothing, "a sequence of which nothing waits or runs is idle");
+            idle += usize::from(nothing);
+            match sequence.place {
+                Some(place) => {
+                    assert!(places.insert(place), "two sequences have one place");
+                    let can_run = !sequence.running && !sequence.queue.is_empty();
+                    assert_eq!(self.ready[place.instance].contains(&(sequence.number, key)), can_run);
+                    ready += usize::from(can_run);
+                    let first_waiting = self.backlog.keys().next().copied().unwrap_or(u64::MAX);
+                    assert!(sequence.number < first_waiting, "a sequence overtook the backlog");
+                }
+                None => assert!(!sequence.running && !sequence.queue.is_empty(), "nothing waits in the backlog for nothing"),
+            }
+        }
+        let listed = (self.waiting, self.deadlines.len(), self.idle.len(), self.ready.iter().map(BTreeSet::len).sum::<usize>());
+        assert_eq!(listed, (waiting, timed, idle, ready));
+        let room = self.limits.instances * self.limits.slots.get();
+        assert!(self.backlog.is_empty() || places.len() == room, "a place is free while a sequence waits for one");
+    }
+}

@@ -9,6 +9,7 @@ use crate::instance::BatchDone;
 use crate::request::{Delivery, Responder, ResponseSink};
 use crate::tensor::Tensor;
 
+use super::super::timer::Bell;
 use super::sequences::{Key, Outcome};
 use super::tensors::Tensors;
 
@@ -26,10 +27,12 @@ pub(super) enum Report {
     },
     /// An instance is done with a batch.
     Done(BatchDone),
+    /// The server stops: nothing is to wait for further sequences.
+    Hurry,
 }
 
-/// Reports on their way to the task. There is one for each request and each batch that runs, and at most one request
-/// of a sequence and two batches of an instance do, which bounds the list.
+/// Reports on their way to the task. There is one for each request and each batch that runs, and one when the server
+/// stops. At most one request of a sequence and two batches of an instance run, which bounds the list.
 #[derive(Debug, Default)]
 pub(super) struct Reports {
     list: Mutex<Vec<Report>>,
@@ -51,6 +54,12 @@ impl Reports {
     /// Waits until there may be a report that was not taken.
     pub(super) async fn arrived(&self) {
         self.arrived.notified().await;
+    }
+}
+
+impl Bell for Reports {
+    fn ring(&self) {
+        self.arrived.notify_one();
     }
 }
 

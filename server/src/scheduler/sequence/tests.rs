@@ -62,6 +62,7 @@ impl Script {
     }
 
     fn step(&mut self, words: &[&str]) {
+        self.sequences.assert_consistent();
         let name = words.get(1).copied().unwrap_or_default();
         match words[0] {
             "push" => self.push(words),
@@ -630,6 +631,7 @@ impl Life {
                 Step::Advance { millis } => life.now += u64::from(millis),
             }
             prop_assert_eq!(life.sequences.len(), life.waiting.len());
+            life.sequences.assert_consistent();
             life.ledger.forget_ended(&mut life.sequences);
         }
         life.end()

@@ -22,6 +22,8 @@ pub struct CostCurve {
     pub slow_rate: f64,
     /// How many times longer a slow one takes.
     pub slow_factor: f64,
+    /// What the very first execution takes besides.
+    pub cold_start: Duration,
 }
 
 /// One execution on the virtual device.
@@ -36,7 +38,16 @@ pub struct Run {
 impl CostCurve {
     /// A device without chance: `fixed + per_row * rows`.
     pub const fn linear(fixed: Duration, per_row: Duration) -> Self {
-        Self { fixed, per_row, per_cost: Duration::ZERO, jitter: 0.0, fail_rate: 0.0, slow_rate: 0.0, slow_factor: 1.0 }
+        Self {
+            fixed,
+            per_row,
+            per_cost: Duration::ZERO,
+            jitter: 0.0,
+            fail_rate: 0.0,
+            slow_rate: 0.0,
+            slow_factor: 1.0,
+            cold_start: Duration::ZERO,
+        }
     }
 
     /// The same device with executions that differ by up to `jitter` of their time.

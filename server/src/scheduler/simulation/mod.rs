@@ -15,6 +15,7 @@ use crate::clock::Timestamp;
 
 pub mod check;
 pub mod device;
+pub mod fairness;
 pub mod goodput;
 mod model;
 pub mod observer;

@@ -71,6 +71,8 @@ pub(super) struct Model {
     wakeup: Option<Timestamp>,
     /// Turns in a row in which nobody arrived and nothing ended.
     idle_wakeups: u32,
+    /// The driver was told something since it was asked.
+    is_told: bool,
     /// Requests without an outcome.
     open: usize,
     /// Why the run cannot go on.
@@ -96,6 +98,7 @@ impl Model {
             ready: VecDeque::new(),
             wakeup: None,
             idle_wakeups: 0,
+            is_told: false,
             open: 0,
             fault: None,
             report: ModelReport::default(),
@@ -206,8 +209,23 @@ impl Model {
         }
     }
 
-    /// Does what the driver says.
+    /// Does what the driver says, until it has nothing more to say.
     fn step(&mut self, now: Timestamp, device: &mut Option<VirtualDevice>, observer: &mut impl Observer) {
+        loop {
+            self.is_told = false;
+            self.act(now, device, observer);
+            if !self.is_told || self.fault.is_some() {
+                break;
+            }
+        }
+        self.wakeup = self.driver.next_wakeup(now);
+        let waits_for_device = device.as_ref().is_some_and(|device| device.is_asked(self.index));
+        let room = if waits_for_device { Room::None } else { self.room() };
+        let settled = Event::Settled { wakeup: self.wakeup, room, waiting: self.driver.waiting() };
+        observer.see(self.index, now, &self.report.requests, settled);
+    }
+
+    fn act(&mut self, now: Timestamp, device: &mut Option<VirtualDevice>, observer: &mut impl Observer) {
         let mut actions = std::mem::take(&mut self.actions);
         let requests = &self.report.requests;
         self.driver.step(now, |item| requests[*item as usize].is_gone(now), &mut actions);
@@ -228,11 +246,6 @@ impl Model {
             }
         }
         self.actions = actions;
-        self.wakeup = self.driver.next_wakeup(now);
-        let waits_for_device = device.as_ref().is_some_and(|device| device.is_asked(self.index));
-        let room = if waits_for_device { Room::None } else { self.room() };
-        let settled = Event::Settled { wakeup: self.wakeup, room, waiting: self.driver.waiting() };
-        observer.see(self.index, now, &self.report.requests, settled);
     }
 
     /// Idle instances take ready batches.
@@ -254,6 +267,7 @@ impl Model {
             }
             if batch.is_empty() {
                 self.driver.on_done(now, id, None);
+                self.is_told = true;
                 if let (Some(device), Some(grant)) = (device.as_mut(), grant) {
                     device.release(now, grant);
                 }
@@ -265,7 +279,10 @@ impl Model {
 
     fn run(&mut self, now: Timestamp, batch: Batch<u32>, grant: Option<Grant>, observer: &mut impl Observer) {
         let cost = batch.members().iter().map(|member| self.report.requests[member.item as usize].cost).sum();
-        let run = self.curve.draw(&mut self.random, batch.rows(), cost);
+        let mut run = self.curve.draw(&mut self.random, batch.rows(), cost);
+        if self.report.executions.is_empty() {
+            run.took += self.curve.cold_start;
+        }
         let first = self.report.members.len();
         let mut dead = 0;
         for member in batch.members() {

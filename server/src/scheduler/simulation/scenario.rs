@@ -50,6 +50,7 @@ fn curve(random: &mut Random, costs: bool) -> CostCurve {
         fail_rate: random.choose(0.0, &[0.05]),
         slow_rate: random.choose(0.0, &[0.0, 0.05]),
         slow_factor: 8.0,
+        cold_start: Duration::ZERO,
     }
 }
 

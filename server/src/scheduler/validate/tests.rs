@@ -53,6 +53,43 @@ fn refused(text: &str, request: InferRequest, expected: Expect) {
     expected.assert_eq(&validate(request, &config(text)).unwrap_err().to_string());
 }
 
+fn with_parameters(parameters: &[(&str, &str)]) -> String {
+    let parameter =
+        |(key, value): &(&str, &str)| format!("parameters {{ key: \"{key}\" value: {{ string_value: \"{value}\" }} }}");
+    let parameters: Vec<String> = parameters.iter().map(parameter).collect();
+    format!("{BATCHING} dynamic_batching {{ }} {}", parameters.join(" "))
+}
+
+#[test]
+fn the_cost_of_a_request_is_what_the_model_counts() {
+    let cost = |parameters: &[(&str, &str)]| {
+        let inputs = vec![s(&[2, 1], b"\x01\0\0\0x\0\0\0\0"), a(&[2, 2], 16)];
+        validate(request(inputs), &config(&with_parameters(parameters))).unwrap().cost
+    };
+    assert_eq!(cost(&[]), 2);
+    assert_eq!(cost(&[("batch_cost", "rows"), ("max_batch_tokens", "7")]), 2);
+    assert_eq!(cost(&[("batch_cost", "elements:A")]), 4);
+    assert_eq!(cost(&[("batch_cost", "bytes:S")]), 9);
+    // An input that was left out costs as much as the rows.
+    assert_eq!(cost(&[("batch_cost", "bytes:O")]), 2);
+}
+
+#[test]
+fn parameters_of_the_batcher_are_checked() {
+    let problem = |parameters: &[(&str, &str)]| {
+        let written = proto::pbtxt::parse(&with_parameters(parameters), "config.pbtxt").unwrap();
+        ModelConfig::parse(written, "m").unwrap_err().to_string()
+    };
+    expect!["'parameters['batcher']' must be 'default' or 'compat', got 'triton' for model 'm'"]
+        .assert_eq(&problem(&[("batcher", "triton")]));
+    expect!["'parameters['max_batch_tokens']' must be an integer >= 1, got '0' for model 'm'"]
+        .assert_eq(&problem(&[("max_batch_tokens", "0")]));
+    expect!["'parameters['batch_cost']' must be 'rows', 'elements:<input>' or 'bytes:<input>' with an input of the model, got 'bytes:Z' for model 'm'"]
+        .assert_eq(&problem(&[("batch_cost", "bytes:Z")]));
+    expect!["'parameters['max_batch_tokens']' must be left out where parameters['batcher'] is 'compat', which limits rows only, got 9 for model 'm'"]
+        .assert_eq(&problem(&[("batcher", "compat"), ("max_batch_tokens", "9")]));
+}
+
 #[test]
 fn accepts_and_shapes_inputs() {
     let valid = validate(

@@ -437,14 +437,14 @@ fn what_cannot_be_done_in_time_is_refused_on_arrival() {
             10: b0[0..1] b1[1..2] (full)
             10: c refused: Unreachable { retry_after: None }
             10: d[0..1] e0[1..2] (full)
-            10: h refused: Unreachable { retry_after: Some(8.49642ms) }
+            10: h refused: Unreachable { retry_after: Some(8.498748ms) }
             10: f0[0..1] f1[1..2] (full)
-            10: i6 refused: Unreachable { retry_after: Some(8.310165ms) }
-            10: i7 refused: Unreachable { retry_after: Some(8.310165ms) }
-            10: i8 refused: Unreachable { retry_after: Some(8.310165ms) }
-            10: i9 refused: Unreachable { retry_after: Some(8.310165ms) }
-            10: i10 refused: Unreachable { retry_after: Some(8.310165ms) }
-            10: i11 refused: Unreachable { retry_after: Some(8.310165ms) }
+            10: i6 refused: Unreachable { retry_after: Some(7.783276ms) }
+            10: i7 refused: Unreachable { retry_after: Some(7.783276ms) }
+            10: i8 refused: Unreachable { retry_after: Some(7.783276ms) }
+            10: i9 refused: Unreachable { retry_after: Some(7.783276ms) }
+            10: i10 refused: Unreachable { retry_after: Some(7.783276ms) }
+            10: i11 refused: Unreachable { retry_after: Some(7.783276ms) }
         "#]],
     );
 }
@@ -522,9 +522,9 @@ fn a_batch_behind_another_leaves_out_who_would_surely_be_late() {
         ),
         expect![[r#"
             0: b[0..1] a0[1..2] (full)
-            5: e refused: Unreachable { retry_after: Some(6.095762ms) }
+            5: e refused: Unreachable { retry_after: Some(6.191659ms) }
             5: d[0..1] c[1..2] (full)
-            17: g refused: Unreachable { retry_after: Some(1.095807ms) }
+            17: g refused: Unreachable { retry_after: Some(1.191704ms) }
             17: h[0..1] f0[1..2] (full)
             17: lapsed []
             17: wakeup Some(29.097152)

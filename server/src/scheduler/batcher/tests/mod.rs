@@ -3,17 +3,17 @@
 //!
 //! Bugs that were planted, one at a time, and the tests that failed:
 //!
-//! | bug | caught by |
+//! | bug | caught by, among others |
 //! |---|---|
-//! | an entry is lost: `commit` drops the last ticket of a lane | `properties::nothing_is_lost_doubled_or_overfilled`, `reference::it_does_what_the_naive_model_does`, most scripts |
-//! | off by one in the row range: `Batch::push` begins a row late | `properties::nothing_is_lost_doubled_or_overfilled`, `default::an_idle_instance_never_waits_without_a_delay` |
-//! | off by one in the limit: a batch takes one row too many | `properties::nothing_is_lost_doubled_or_overfilled`, `reference::it_does_what_the_naive_model_does`, `default::requests_are_never_split` |
+//! | an entry is lost: `commit` drops the last of a lane | `properties::nothing_is_lost_doubled_or_overfilled` (the length is wrong), `reference::it_does_what_the_naive_model_does` |
+//! | off by one in the row range: `Batch::push` begins a row late | `properties::nothing_is_lost_doubled_or_overfilled` (rows have gaps), `default::requests_are_never_split` |
+//! | off by one in the limit: a batch takes one row too many | `properties::nothing_is_lost_doubled_or_overfilled`, `default::requests_are_never_split` |
 //! | a missed wake-up: `next_wakeup` forgets the timers | `properties::nothing_waits_without_a_wakeup`, `default::late_requests_are_refused_in_time` |
 //! | a missed wake-up: the end of the window is forgotten | `properties::nothing_waits_without_a_wakeup`, `default::the_delay_runs_from_the_oldest_request` |
 //! | a canceled entry runs: `is_gone` is not asked | `properties::nothing_is_lost_doubled_or_overfilled`, `default::who_has_left_takes_no_place` |
-//! | an expired entry runs: `lapse` is not asked | `properties::nothing_is_lost_doubled_or_overfilled`, `default::late_requests_are_refused_in_time` |
+//! | an expired entry runs: its times are not asked | `reference::it_does_what_the_naive_model_does`, `default::late_requests_are_refused_in_time` |
 //! | priorities are ignored: every entry gets rank 0 | `reference::it_does_what_the_naive_model_does`, `default::higher_levels_go_first_and_bounds_hold_by_level` |
-//! | a level starves: `lead` ignores whose turn it is | `properties::nobody_starves`, `default::a_level_that_was_passed_over_often_leads` |
+//! | a level starves: no rank gets its turn | `properties::nobody_starves`, `default::a_level_that_was_passed_over_often_leads` |
 
 use std::collections::HashSet;
 use std::fmt::Write as _;

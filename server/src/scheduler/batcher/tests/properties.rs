@@ -349,8 +349,8 @@ proptest! {
     /// One request at the lowest level, of a shape of its own, among a flood of others: it leads a batch after at most as
     /// many others as the rule allows, and in its own level after its patience at the latest.
     #[test]
-    fn nobody_starves(levels in 1usize..4, flood in proptest::collection::vec((1u64..4, 0usize..3, 1u64..500), 20..60)) {
-        let mut batcher = DynamicBatcher::new(with_entries(with_levels(policy(2), levels), 2_000), 1);
+    fn nobody_starves(levels in 1usize..4, flood in proptest::collection::vec((1u64..4, 0usize..3, 1u64..5000), 20..60)) {
+        let mut batcher = DynamicBatcher::new(with_entries(with_levels(policy(2), levels), 10_000), 1);
         let level = levels as u64;
         let mut now = 0;
         let shape = |key, deadline: Option<u64>| Shape { rows: 1, cost: 1, level: 0, key, start_by: deadline, finish_by: None, delayed_from: None };
@@ -358,7 +358,7 @@ proptest! {
         let mut batches = 0u64;
         let served = flood.iter().cycle().take(900).any(|(level, key, deadline)| {
             now += TURN;
-            for _ in 0..2 {
+            for _ in 0..4 {
                 let item = entry(1, shape(*key, Some(*deadline)), now);
                 batcher.push(tenths(now), *level, item, |_| false, &mut Vec::new()).unwrap();
             }

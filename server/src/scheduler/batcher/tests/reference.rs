@@ -81,6 +81,9 @@ impl Naive {
 
     /// Whether an entry can be done in time, if all with an order up to `order` go before it.
     fn is_reachable(&self, now: Timestamp, level: usize, entry: &Waiting<usize>, order: Timestamp) -> bool {
+        if self.forecast.is_probing() {
+            return true;
+        }
         let (Some(finish_by), Some(_)) = (entry.finish_by, self.forecast.fit.predict(entry.cost)) else { return true };
         let is_ahead = |own: &&Listed| own.level < level || own.level == level && !own.set_back && own.order <= order;
         let ahead = self.list.iter().filter(is_ahead);
@@ -89,7 +92,10 @@ impl Naive {
         let keys: HashSet<&BatchKey> = self.list.iter().map(|own| &own.entry.key).filter(|key| **key != entry.key).collect();
         let rows = rows + entry.rows.max(1) as u64;
         let by_rows = rows.div_ceil(self.policy.max_rows.get() as u64);
-        let by_cost = self.policy.max_cost.map_or(1, |max| cost.div_ceil(max.get()));
+        let by_cost = self.policy.max_cost.map_or(1, |max| {
+            let batches = (cost - entry.cost + entry.cost.min(max.get())).div_ceil(max.get());
+            batches.min(rows - entry.rows.max(1) as u64 + 1)
+        });
         let full_batches = by_rows.max(by_cost) - 1;
         let batches = full_batches.max((keys.len() as u64).min(rows - entry.rows.max(1) as u64));
         let (own_cost, before) = if full_batches > 0 {
@@ -102,7 +108,8 @@ impl Naive {
         let needed = self.forecast.until_done(now, Ahead { batches, cost: before, own_cost }).unwrap();
         let spread = self.forecast.fit.spread();
         let is_strict = full_batches > 0 && self.forecast.fit.seen() >= 16;
-        let needed = if is_strict { needed + spread } else { needed.saturating_sub(spread) };
+        let needed =
+            if is_strict { needed + spread.mul_f64(1.0 + (batches as f64).sqrt()) } else { needed.saturating_sub(spread) };
         needed <= finish_by.since(now)
     }
 
@@ -136,6 +143,9 @@ impl Naive {
             let due = |own: &Listed| own.timer.filter(|at| *at <= now).map(|at| (at, own.seq));
             let Some(index) = (0..self.list.len()).filter(|i| due(&self.list[*i]).is_some()).min_by_key(|i| due(&self.list[*i]))
             else {
+                if self.lapsed.iter().any(|(_, lapse)| *lapse == Lapse::Unreachable) {
+                    self.forecast.gave_up(now);
+                }
                 return std::mem::take(&mut self.lapsed);
             };
             if let Some(lapse) = self.lapse(&self.list[index].entry, now) {
@@ -392,6 +402,7 @@ impl Pair {
         // When a full level is searched for those who have gone is left to the batcher.
         assert!(gone.is_empty() || held(&self.naive) >= max);
         self.naive.list.retain(|own| !gone.contains(&own.entry.item));
+        self.naive.forecast.consider(now);
         match pushed {
             Ok(()) => {
                 assert!(held(&self.naive) < max);
@@ -402,6 +413,7 @@ impl Pair {
                 // What is due within the same slot of time counts as ahead.
                 let order = self.naive.order(&entry).plus(Duration::from_nanos(SLOT_NANOS));
                 assert!(!self.naive.is_reachable(now, level, &entry, order), "{entry:?} could be done in time");
+                self.naive.forecast.gave_up(now);
             }
         }
     }

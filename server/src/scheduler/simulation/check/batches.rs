@@ -5,12 +5,14 @@ use crate::clock::Timestamp;
 use crate::scheduler::batcher::{PASS_OVER, Room};
 
 use super::super::report::Request;
-use super::{Book, Findings, Order, is_delayed};
+use super::{Book, Findings, Order, is_delayed, is_given_up};
 
 /// One rank's part in a batch: its most urgent request, the last one that is a member, and the first of the batch's
 /// shape that stayed behind.
 #[derive(Clone, Copy, Debug, Default)]
 struct Rank {
+    /// Whether anybody is in the queue, be it one whose client has left.
+    waits: bool,
     head: Option<Order>,
     taken: Option<Order>,
     stayed: Option<Order>,
@@ -101,6 +103,9 @@ impl Book {
         let Some(first) = members.first() else { return };
         let shape = requests[*first as usize].shape;
         let mut ranks = vec![Rank::default(); self.passed_over.len()];
+        for number in self.waiting.iter().flatten() {
+            ranks[self.rank(&requests[*number as usize], now)].waits = true;
+        }
         for (number, request) in self.live(requests, now) {
             let order = self.order(*number, request, now);
             let rank = &mut ranks[self.rank(request, now)];
@@ -119,7 +124,7 @@ impl Book {
             }
         }
         let lead = self.rank(&requests[*first as usize], now);
-        self.check_lead(lead, members, &ranks, findings);
+        self.check_lead(lead, members, &ranks, requests, findings);
         self.check_fill(lead, load, trigger, &ranks, requests, findings);
     }
 
@@ -128,18 +133,20 @@ impl Book {
     }
 
     /// Who leads: the most urgent of the highest rank, or of one that was passed over too often.
-    fn check_lead(&mut self, lead: usize, members: &[u32], ranks: &[Rank], findings: &mut Findings<'_>) {
+    fn check_lead(&mut self, lead: usize, members: &[u32], ranks: &[Rank], requests: &[Request], findings: &mut Findings<'_>) {
         let is_served = |rank: &Rank| rank.head.is_some_and(|head| members.contains(&head.2));
         let overdue = self.passed_over[lead] >= PASS_OVER && is_served(&ranks[lead]);
         let highest = ranks.iter().find(|rank| rank.head.is_some()).copied().unwrap_or_default();
-        if let Some(head) = highest.head.filter(|_| !is_served(&highest) && !overdue) {
+        // Whose leader is given up for the sake of a full batch leads it nevertheless.
+        let now = findings.now;
+        let led_by_another = self.waiting.iter().flatten().any(|number| is_given_up(&requests[*number as usize], now));
+        if let Some(head) = highest.head.filter(|_| !is_served(&highest) && !overdue && !led_by_another) {
             findings.add(format_args!("request {} is the most urgent, but not in the batch", head.2));
         }
         for (index, rank) in ranks.iter().enumerate() {
-            let waits = rank.head.is_some() && !is_served(rank);
-            self.passed_over[index] = if waits { self.passed_over[index] + 1 } else { 0 };
-            // Several that are overdue go one after the other.
-            if self.passed_over[index] > PASS_OVER + ranks.len() as u64 {
+            self.passed_over[index] = if rank.waits && !is_served(rank) { self.passed_over[index] + 1 } else { 0 };
+            // Several that are overdue go one after the other, and one whose client has left may have been the first.
+            if self.passed_over[index] > 2 * PASS_OVER + ranks.len() as u64 {
                 findings.add(format_args!("rank {index} was passed over {} times in a row", self.passed_over[index]));
             }
         }
@@ -157,8 +164,14 @@ impl Book {
     ) {
         let mut order = std::iter::once(lead).chain((0..ranks.len()).filter(|rank| *rank != lead));
         let Some((at, next)) = order.find_map(|rank| Some((rank, ranks[rank].stayed?))) else { return };
-        // A batch that grew further would end too late for one of its members.
-        let is_cut = trigger == Trigger::Deadline;
+        // A batch that grew further would end too late for one of its members; and who stopped it from growing may have
+        // been given up since.
+        let shape = requests[next.2 as usize].shape;
+        let gave_up = self.waiting.iter().flatten().any(|number| {
+            let request = &requests[*number as usize];
+            request.shape == shape && is_given_up(request, findings.now)
+        });
+        let is_cut = trigger == Trigger::Deadline || gave_up;
         if !is_cut && self.fits(load, &requests[next.2 as usize]) {
             findings.add(format_args!("request {} would have fitted into the batch", next.2));
         }
@@ -172,7 +185,7 @@ impl Book {
         let now = findings.now;
         let all = self.waiting.iter().flatten().map(|number| (number, &requests[*number as usize]));
         // Who is dead and still in the queue may be in a batch's way, but not in the batch.
-        let mut expected = all.filter(|(_, request)| !request.is_dead(now));
+        let mut expected = all.filter(|(_, request)| !request.is_dead(now) && !is_given_up(request, now));
         for number in members {
             let next = expected.next().map(|(next, _)| *next);
             if next != Some(*number) {
@@ -260,6 +273,7 @@ impl Book {
             Some(index) => drop(self.running.swap_remove(index)),
             None => findings.add(format_args!("batch {id} ends, but it does not run")),
         }
+        self.finished += 1;
         if let Some(member) = batch.members().first() {
             self.longest_run = self.longest_run.max(findings.now.since(requests[member.item as usize].started_at));
         }

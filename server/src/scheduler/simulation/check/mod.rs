@@ -18,6 +18,9 @@ use super::{CostCurve, Scenario};
 /// Violations that are kept; more say nothing new.
 const MAX_VIOLATIONS: usize = 20;
 
+/// Executions after which a batcher must know what an execution takes; before, it may be wrong about who is in time.
+const LEARNING: usize = 16;
+
 /// The place of a request in its level: who is delayed comes last, else the most urgent comes first, and of
 /// those that are equally urgent the one that came first.
 type Order = (bool, Timestamp, u32);
@@ -60,6 +63,8 @@ struct Book {
     /// The last request that started, where order is preserved.
     last_started: Option<u32>,
     longest_run: Duration,
+    /// Executions that have ended.
+    finished: usize,
     /// Cost of the largest batch.
     largest_cost: u64,
     /// Since when an instance is idle although somebody waits.
@@ -101,6 +106,7 @@ impl Checker {
             last_batch: 0,
             last_started: None,
             longest_run: Duration::ZERO,
+            finished: 0,
             idle_since: None,
             moment: Vec::new(),
             moment_at: Timestamp::default(),
@@ -185,7 +191,9 @@ impl Book {
         self.waiting[level].push(number);
         // What Triton has moved into a payload counts no more.
         let payload = if self.is_compat() { self.policy.max_rows.get() } else { 0 };
-        let (holds, may) = (self.waiting[level].len(), self.policy.policies[level].max_entries.get() + payload);
+        let waiting = self.waiting[level].iter().map(|number| &requests[*number as usize]);
+        let holds = waiting.filter(|request| !is_given_up(request, findings.now)).count();
+        let may = self.policy.policies[level].max_entries.get() + payload;
         if holds > may {
             findings.add(format_args!("level {} holds {holds} entries, at most {may}", level + 1));
         }
@@ -220,12 +228,15 @@ impl Book {
         if let Some(deadline) = deadline.filter(|deadline| wakes > *deadline && !self.is_compat()) {
             findings.add(format_args!("a request's time is over at {} ns, but the wake-up is {wakeup:?}", deadline.as_nanos()));
         }
-        let head =
-            self.live(requests, now).map(|(number, request)| (self.service(*number, request, now), request.arrived_at)).min();
+        let live = self.live(requests, now);
+        let head = live.map(|(number, request)| (self.service(*number, request, now), request.arrived_at)).min();
         let (Room::Idle, Some((_, arrived_at))) = (room, head) else {
             self.idle_since = None;
             return;
         };
+        // Until they are met, clients that have left are waited for like others, and no longer than those.
+        let left = self.waiting.iter().flatten().map(|number| &requests[*number as usize]).filter(|request| request.is_gone(now));
+        let arrived_at = left.map(|request| request.arrived_at).fold(arrived_at, Timestamp::max);
         let idle_since = *self.idle_since.get_or_insert(now);
         let latest = self.latest_start(arrived_at, idle_since);
         if wakes > latest {
@@ -257,10 +268,7 @@ impl Book {
     fn live<'a>(&'a self, requests: &'a [Request], now: Timestamp) -> impl Iterator<Item = (&'a u32, &'a Request)> {
         let all = self.waiting.iter().flatten().map(|number| (number, &requests[*number as usize]));
         // Who is given up at this very moment was no candidate for its batches.
-        all.filter(move |(_, request)| {
-            let given_up = request.outcome == Outcome::Lapsed && request.ended_at == now;
-            !given_up && !request.is_dead(now)
-        })
+        all.filter(move |(_, request)| !is_given_up(request, now) && !request.is_dead(now))
     }
 
     /// Where a request stands among all that wait, where nobody overtakes.
@@ -285,4 +293,9 @@ impl Book {
 /// Whether a request has gone back behind all of its level that are in time.
 fn is_delayed(request: &Request, now: Timestamp) -> bool {
     request.delayed_from.is_some_and(|from| now >= from)
+}
+
+/// Whether a request is given up at this very moment.
+fn is_given_up(request: &Request, now: Timestamp) -> bool {
+    request.outcome == Outcome::Lapsed && request.ended_at == now
 }

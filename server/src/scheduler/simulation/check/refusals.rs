@@ -3,7 +3,10 @@
 use crate::clock::Timestamp;
 
 use super::super::report::{Outcome, Request};
-use super::{Book, Findings};
+use super::{Book, Findings, LEARNING};
+
+/// How wrong a batcher may be about the times that things take.
+const DOUBT: f64 = 1.5;
 
 impl Book {
     pub(super) fn ended(&mut self, number: u32, outcome: Outcome, requests: &[Request], findings: &mut Findings<'_>) {
@@ -60,20 +63,22 @@ impl Book {
         }
     }
 
-    /// A request is refused as hopeless only if it is: not if everything would be over in time one by one.
+    /// A request is refused as hopeless only if it is: not if everything would be over in time one by one, and then the
+    /// largest batch, which its own may become by later arrivals.
     fn unreachable(&self, request: &Request, requests: &[Request], findings: &mut Findings<'_>) {
         let Some(finish_by) = request.finish_by else {
             return findings.add(format_args!("refused as unreachable without a deadline"));
         };
         let queued = self.waiting.iter().flatten();
         let formed = self.ready.iter().chain(&self.running).flat_map(|(_, members)| members);
-        let mut nanos = self.longest_nanos(request.rows, request.cost);
+        let mut nanos = self.longest_nanos(self.policy.max_rows.get(), self.largest_cost);
         for number in queued.chain(formed) {
             let Request { rows, cost, .. } = requests[*number as usize];
             nanos += self.longest_nanos(rows, cost);
         }
         let left = finish_by.since(findings.now).as_nanos() as f64;
-        if nanos <= left {
+        // What executions scatter and what it has not seen yet a batcher may allow for.
+        if nanos * DOUBT <= left && self.finished >= LEARNING {
             findings.add(format_args!("refused as unreachable with {left} ns left, where {nanos} ns are enough for all"));
         }
     }
@@ -110,7 +115,7 @@ impl Book {
         let left = deadline.since(findings.now).as_nanos() as f64;
         let ahead = 1 + (self.ready.len() + self.running.len()) / self.instances;
         let longest = self.longest_nanos(self.policy.max_rows.get(), self.largest_cost) * ahead as f64;
-        if left > longest {
+        if left > longest * DOUBT && self.finished >= LEARNING {
             findings.add(format_args!("request {number} is given up with {left} ns left, where all takes {longest} ns"));
         }
     }
