@@ -7,6 +7,8 @@
 //! ```
 
 #![forbid(unsafe_code)]
+// Tests of interleavings put other locks under the very files of the server.
+#![cfg_attr(test, allow(clippy::duplicate_mod))]
 
 pub mod batch;
 pub mod clock;
@@ -27,3 +29,8 @@ pub mod scheduler;
 
 pub mod classification;
 pub mod cli;
+
+#[cfg(test)]
+mod interleavings;
+#[cfg(test)]
+mod request_tests;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +13,8 @@ use crate::clock::Timestamp;
 use crate::error::{InferError, RequestTag};
 use crate::tensor::{DataType, Tensor};
 use crate::timeline::Timeline;
+
+use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard};
 
 /// Value of a request or response parameter.
 #[derive(Clone, Debug, PartialEq)]
@@ -504,48 +506,5 @@ impl Entry {
         } else {
             None
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicUsize;
-
-    use super::*;
-
-    fn counting(count: &Arc<AtomicUsize>) -> impl FnOnce() + Send + 'static {
-        let count = Arc::clone(count);
-        move || {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    #[test]
-    fn hooks_are_called_once_and_not_when_forgotten() {
-        let (token, count) = (Cancellation::default(), Arc::new(AtomicUsize::new(0)));
-        let kept = token.on_cancel(counting(&count));
-        drop(token.on_cancel(counting(&count)));
-        assert_eq!(count.load(Ordering::Relaxed), 0);
-        token.cancel();
-        token.cancel();
-        assert_eq!(count.load(Ordering::Relaxed), 1);
-        let late = token.on_cancel(counting(&count));
-        assert_eq!(count.load(Ordering::Relaxed), 2, "it had been cancelled already");
-        drop((kept, late));
-        assert!(token.hooks().waiting.is_empty());
-    }
-
-    #[test]
-    fn a_hook_may_use_the_token_and_drop_its_own_guard() {
-        let token = Cancellation::default();
-        let slot: Arc<Mutex<Option<CancelHook>>> = Arc::default();
-        let (inner, held) = (token.clone(), Arc::clone(&slot));
-        let hook = token.on_cancel(move || {
-            assert!(inner.is_cancelled() && inner.wait(Duration::from_secs(3600)));
-            drop(held.lock().map(|mut held| held.take()));
-        });
-        *slot.lock().unwrap() = Some(hook);
-        token.cancel();
-        assert!(slot.lock().unwrap().is_none());
     }
 }

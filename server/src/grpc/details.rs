@@ -216,7 +216,7 @@ const fn problem_reason(problem: &RequestProblem) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
     use std::sync::Arc;
 

@@ -34,7 +34,7 @@ use device::SharedDevice;
 
 pub use candle::{Described, describe, is_hub_directory};
 pub use execute::Execution;
-pub use pool::{BatchDone, InstancePool};
+pub use pool::{BatchDone, InstancePool, Placement, WaitingBatches};
 pub use stream::{ResponseStream, StreamedResponse};
 
 /// A loaded model version: what its instances share, weights above all.

@@ -59,6 +59,40 @@ impl Drop for Handle {
     }
 }
 
+/// What becomes of a batch that was submitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// An idle instance has been woken for it.
+    Taken,
+    /// It waits for an instance, or that for its device.
+    Waits,
+}
+
+/// What waits for the instances of a pool. It does not keep the instances from ending.
+pub struct WaitingBatches(Arc<Shared>);
+
+impl WaitingBatches {
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.0.queue.len() == 0
+    }
+
+    /// As [`InstancePool::next_lapse`].
+    pub fn next_lapse(&self) -> Option<Timestamp> {
+        self.0.queue.next_lapse()
+    }
+
+    /// As [`InstancePool::expire`].
+    pub fn expire(&self, now: Timestamp) {
+        self.0.expire(now);
+    }
+
+    /// As [`InstancePool::sweep`].
+    pub fn sweep(&self, now: Timestamp) {
+        self.0.sweep(now);
+    }
+}
+
 /// A batch that waits for an instance.
 pub(super) struct Ready {
     pub(super) batch: Batch<Entry>,
@@ -70,6 +104,8 @@ pub(super) struct Ready {
 pub(super) struct Shared {
     pub(super) served: Arc<ServedVersion>,
     pub(super) queue: ReadyQueue<Ready>,
+    /// Whether instances wait for turns on a device.
+    has_seats: bool,
     /// The seat of all instances, where batches are formed only when their turn on the device has come.
     pub(super) seat: Option<Seat>,
     /// Where a request is that waits in the queue: requests that run alone have no other.
@@ -108,6 +144,7 @@ impl InstancePool {
             .collect();
         let seats = devices.seats(&served, backend.as_ref(), &slots)?;
         let shared = Arc::new(Shared {
+            has_seats: seats.iter().any(Option::is_some),
             seat: common_seat(&served, &seats),
             stage: if matches!(served.config.scheduling, Scheduling::Direct(_)) { Stage::Queue } else { Stage::Ready },
             queue: ReadyQueue::new(slots.len(), queue_batches),
@@ -175,7 +212,25 @@ impl InstancePool {
     /// # Errors
     /// The batch comes back where as many wait as may.
     pub fn try_submit(&self, batch: Batch<Entry>) -> Result<(), Batch<Entry>> {
+        self.submit(Ready { batch, permit: None }, Destination::Any).map(drop)
+    }
+
+    /// As [`InstancePool::try_submit`], and says whether the batch will have to wait.
+    ///
+    /// # Errors
+    /// The batch comes back where as many wait as may.
+    pub fn try_place(&self, batch: Batch<Entry>) -> Result<Placement, Batch<Entry>> {
         self.submit(Ready { batch, permit: None }, Destination::Any)
+    }
+
+    /// How many batches would be served before one of this request alone that came now; it counts to `most`.
+    pub fn count_ahead(&self, entry: &Entry, most: usize) -> usize {
+        self.shared().queue.count_before(urgency(entry), most)
+    }
+
+    /// What waits for an instance, for who looks after it.
+    pub fn waiting_batches(&self) -> WaitingBatches {
+        WaitingBatches(Arc::clone(self.shared()))
     }
 
     /// As [`InstancePool::try_submit`], with a turn from [`InstancePool::seat`]. It ends with the batch.
@@ -183,7 +238,7 @@ impl InstancePool {
     /// # Errors
     /// The batch comes back where as many wait as may; the turn is over.
     pub fn try_submit_with(&self, permit: Option<DevicePermit>, batch: Batch<Entry>) -> Result<(), Batch<Entry>> {
-        self.submit(Ready { batch, permit }, Destination::Any)
+        self.submit(Ready { batch, permit }, Destination::Any).map(drop)
     }
 
     /// Hands a batch to one instance (numbered from 0) and no other, as a model needs that keeps state by instance.
@@ -193,20 +248,22 @@ impl InstancePool {
     /// The batch comes back where as many wait as may (those for other instances count too), or there is no such
     /// instance.
     pub fn try_submit_to(&self, instance: usize, batch: Batch<Entry>) -> Result<(), Batch<Entry>> {
-        self.submit(Ready { batch, permit: None }, Destination::Instance(instance))
+        self.submit(Ready { batch, permit: None }, Destination::Instance(instance)).map(drop)
     }
 
-    fn submit(&self, ready: Ready, destination: Destination) -> Result<(), Batch<Entry>> {
+    fn submit(&self, ready: Ready, destination: Destination) -> Result<Placement, Batch<Entry>> {
         let shared = self.shared();
         let urgency = match shared.served.config.scheduling {
             Scheduling::Direct(_) => ready.batch.members().first().map_or(Timestamp::default(), |first| urgency(&first.item)),
             _ => Timestamp::default(),
         };
         shared.in_flight.fetch_add(1, Ordering::AcqRel);
-        shared.queue.push(ready, urgency, destination).map_err(|ready| {
+        let woken = shared.queue.push(ready, urgency, destination).map_err(|ready| {
             shared.in_flight.fetch_sub(1, Ordering::AcqRel);
             ready.batch
-        })
+        })?;
+        // An instance that is woken may still have to wait for its device.
+        Ok(if woken && !shared.has_seats { Placement::Taken } else { Placement::Waits })
     }
 
     /// When the next request lapses that waits for an instance, as far as deadlines say.

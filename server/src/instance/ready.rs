@@ -263,16 +263,22 @@ impl<T: Perishable> ReadyQueue<T> {
         Self { state: Mutex::new(ReadyState::new(instances, capacity)), wakers: (0..instances).map(|_| Condvar::new()).collect() }
     }
 
-    /// Takes a thing in; the lower `urgency` is served first, equal ones in the order of arrival.
+    /// Takes a thing in; the lower `urgency` is served first, equal ones in the order of arrival. Whether an instance
+    /// rested that has been woken for it.
     ///
     /// # Errors
     /// The thing comes back where as many wait as may, the queue is closed or there is no such instance.
-    pub(crate) fn push(&self, thing: T, urgency: Timestamp, destination: Destination) -> Result<(), T> {
+    pub(crate) fn push(&self, thing: T, urgency: Timestamp, destination: Destination) -> Result<bool, T> {
         let mut state = self.lock();
         let woken = state.push(thing, urgency, destination)?;
         drop(state);
         self.wake(woken);
-        Ok(())
+        Ok(woken.is_some())
+    }
+
+    /// How many things for any instance would be served before one of this urgency that comes now; it counts to `most`.
+    pub(crate) fn count_before(&self, urgency: Timestamp, most: usize) -> usize {
+        self.lock().shared.range(..=Rank { urgency, arrival: u64::MAX }).take(most).count()
     }
 
     /// The most urgent thing for an instance, for which its thread waits. `None` once the queue is closed and

@@ -25,9 +25,13 @@ pub mod simulation;
 pub mod validate;
 
 mod drive;
+#[cfg(test)]
+mod drive_tests;
 mod driver;
+mod look;
 mod mailbox;
 mod timer;
+mod watch;
 
 use reuse::{ResponseCache, SharedAnswers};
 
@@ -104,7 +108,7 @@ impl ModelHandle {
             crate::config::Scheduling::Sequence(policy) => {
                 Arc::new(sequence::SequenceScheduler::start(policy, instances, Arc::clone(&statistics)))
             }
-            _ => Arc::new(direct::DirectScheduler::new(instances, Arc::clone(&statistics))),
+            _ => Arc::new(direct::DirectScheduler::start(instances, Arc::clone(&statistics))),
         };
         Self::new(config, version, statistics, scheduler)
     }

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, PoisonError};
 
-use crate::clock::{self, Timestamp};
+use crate::clock::Timestamp;
 
-use super::sync::{Condvar, Mutex, MutexGuard};
+use super::sync::{self, Condvar, Mutex, MutexGuard};
 
 /// What an alarm rings. It is called by the timer's thread, which others wait for: it must only wake somebody.
 pub(crate) trait Bell: Send + Sync {
@@ -76,7 +76,7 @@ impl Timer {
     pub(crate) fn run(&self) {
         let mut state = self.lock();
         while !state.closed {
-            let now = clock::now();
+            let now = sync::now();
             match state.alarms.first_entry() {
                 Some(first) if first.key().0 <= now => {
                     let bell = first.remove();
@@ -96,6 +96,14 @@ impl Timer {
                 }
             }
         }
+    }
+
+    /// Ends [`Timer::run`].
+    #[cfg(test)]
+    #[allow(dead_code, reason = "only the tests of interleavings end a timer")]
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -203,15 +203,18 @@ def test_histograms_and_summaries_are_off_until_asked_for(repository, server):
         asked.stub().ModelInfer(one("plain"), timeout=LIMIT_S)
         list(asked.stub().ModelStreamInfer(iter([request("repeat", [
             ("IN", "INT32", [3], [1, 2, 3]), ("DELAY", "UINT32", [3], [0] * 3), ("WAIT", "UINT32", [1], [0])])])))
+        asked.stub().ModelInfer(request("chain", [("IN", "FP32", [2], [1.0, 2.0])]), timeout=LIMIT_S)
+        asked.stub().ModelInfer(one("plain"), timeout=LIMIT_S)
         page = Page(asked)
         assert SUMMARIES <= set(page.families)
         for family in SUMMARIES:
             assert {found["quantile"] for found, _ in page.of(family, **labels)} == {"0.5", "0.99"}
-            assert page.get(f"{family}_count", **labels) == 1
+            assert page.get(f"{family}_count", **labels) == 3
         assert page.get("nv_inference_request_summary_us", quantile=0.99, **labels) > 0
         first = "nv_inference_first_response_histogram_ms"
         assert {found["le"] for found, _ in page.of(f"{first}_bucket", **labels)} == {"100", "500", "2000", "5000", "+Inf"}
-        assert page.get(f"{first}_count", **labels) == 1
+        assert page.get(f"{first}_count", **labels) == 3
+        assert page.get(f"{first}_count", model="chain", version=1) == 1
         assert page.get(f"{first}_count", model="repeat", version=1) == 1, "of three responses only the first counts"
 
 

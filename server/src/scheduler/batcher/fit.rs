@@ -22,6 +22,9 @@ const COLD: u32 = 8;
 /// does not make every later deviation an outlier.
 const MIN_SPREAD: f64 = 0.01;
 
+/// The noise of a single observation, as a share, before there are enough to show it.
+const YOUNG: f64 = 0.1;
+
 /// Deviation of the share of the fixed part, before anything is known: it is spread evenly over 0 to 1.
 const PRIOR_DEVIATION: f64 = 0.29;
 
@@ -59,6 +62,9 @@ pub struct ExecutionFit {
     /// Weighted sums of squares and products around the means.
     cost_cost: f64,
     cost_nanos: f64,
+    nanos_nanos: f64,
+    /// Sum of weights of those: what is not seen again is not forgotten.
+    spread_weight: f64,
     /// Mean absolute residual, in nanoseconds.
     deviation: f64,
     /// Clipped residuals in a row, with their sign.
@@ -180,6 +186,8 @@ impl ExecutionFit {
         let keep = 1.0 - (1.0 - MEMORY) * news;
         self.cost_cost *= keep;
         self.cost_nanos *= keep;
+        self.nanos_nanos *= keep;
+        self.spread_weight = self.spread_weight * keep + 1.0;
         self.weight = self.weight * MEMORY + 1.0;
         let share = 1.0 / self.weight;
         self.cost += distance * share;
@@ -187,10 +195,19 @@ impl ExecutionFit {
         self.nanos += above * share;
         self.cost_cost += distance * (cost - self.cost);
         self.cost_nanos += distance * (nanos - self.nanos);
+        self.nanos_nanos += above * (nanos - self.nanos);
     }
 
     fn proportional(&self) -> f64 {
         if self.cost > 0.0 { self.nanos / self.cost } else { 0.0 }
+    }
+
+    /// How far observations scatter around the line of least squares, as a share of their mean.
+    fn noise(&self) -> f64 {
+        let explained = if self.cost_cost > 0.0 { self.cost_nanos * self.cost_nanos / self.cost_cost } else { 0.0 };
+        let variance = (self.nanos_nanos - explained).max(0.0) / (self.spread_weight - 2.0).max(1.0);
+        let young = YOUNG / self.spread_weight.max(1.0);
+        (variance.sqrt() / self.nanos.max(1.0)).max(MIN_SPREAD).max(young)
     }
 
     fn solve(&self) -> Line {
@@ -198,7 +215,7 @@ impl ExecutionFit {
             return Line { fixed: self.nanos, per_cost: 0.0, guessed: 1.0 };
         }
         let proportional = self.proportional();
-        let noise = (self.deviation / self.nanos.max(1.0)).max(MIN_SPREAD) / PRIOR_DEVIATION;
+        let noise = self.noise() / PRIOR_DEVIATION;
         let guess = noise * noise * self.cost * self.cost;
         let share = self.former.map_or(SLOPED, |line| line.sloped_share(self.cost));
         let slope = (self.cost_nanos + guess * share * proportional) / (self.cost_cost + guess);

@@ -46,6 +46,9 @@ use super::fit::ExecutionFit;
 /// Weight of a batch's share in the rates after one more.
 const RATE_MEMORY: f64 = 0.95;
 
+/// A fixed part below this share of the execution is within what the fit can tell: there is nothing to save.
+const MIN_FIXED: f64 = 0.01;
+
 /// A delay is taken to reach at most so many executions further on.
 const MAX_REACH: f64 = 20.0;
 
@@ -196,7 +199,7 @@ impl Trade {
     /// The wait of the largest gain, at most `limit`; zero if none gains.
     fn best(&self, expected: &Expected<'_>, limit: f64) -> f64 {
         let mut best = (0.0, 0.0);
-        if expected.missing() < 0.5 || self.room < 0.5 || limit <= 0.0 {
+        if expected.missing() < 0.5 || self.room < 0.5 || limit <= 0.0 || self.fixed < MIN_FIXED * self.took {
             return 0.0;
         }
         for bucket in 0..BUCKETS {
@@ -300,5 +303,113 @@ mod tests {
         assert_eq!(window.decide(at(100), &forming(1, 1, 0), &fit()), Decision::Until(at(300)));
         assert_eq!(window.decide(at(300), &forming(1, 1, 0), &fit()), Decision::Go);
         assert_eq!(window.last(), Duration::from_micros(300));
+    }
+
+    /// Plays `turns` turns of a closed loop: a batch of all ends, and the clients come back one every `gap` us.
+    /// Returns what is decided at the first arrival of another turn, and when all are back.
+    fn closed_loop(clients: usize, gap: u64, fit: &ExecutionFit) -> (Decision, Decision) {
+        let mut window = Window::new(WindowPolicy::Auto { cap: None });
+        let took = 1000 + 10 * clients as u64;
+        let mut now = 0;
+        let mut first = Decision::Go;
+        let mut last = Decision::Go;
+        for _ in 0..50 {
+            let since = now + gap;
+            for back in 1..=clients {
+                now += gap;
+                window.arrived(at(now), back);
+                last = window.decide(at(now), &forming(back, back, since), fit);
+                first = if back == 1 { last } else { first };
+            }
+            now += took;
+            window.finished(at(now), clients, Duration::from_micros(took));
+        }
+        (first, last)
+    }
+
+    #[test]
+    fn the_clients_of_a_closed_loop_are_waited_for_until_all_are_back() {
+        let (first, last) = closed_loop(8, 20, &fit());
+        assert!(matches!(first, Decision::Until(_)), "{first:?}");
+        assert_eq!(last, Decision::Go);
+    }
+
+    #[test]
+    fn nobody_is_waited_for_longer_than_an_execution_would_be_saved() {
+        // Eight clients that take 4 ms to come back, when an execution of its own takes 1 ms.
+        let (first, last) = closed_loop(8, 500, &fit());
+        assert_eq!((first, last), (Decision::Go, Decision::Go));
+    }
+
+    #[test]
+    fn nobody_is_waited_for_where_executions_cost_nothing_in_themselves() {
+        let mut proportional = ExecutionFit::default();
+        for cost in [1, 4, 2, 8].into_iter().cycle().take(16) {
+            proportional.observe(cost, Duration::from_micros(500 * cost));
+        }
+        let (first, last) = closed_loop(8, 20, &proportional);
+        assert_eq!((first, last), (Decision::Go, Decision::Go));
+    }
+
+    #[test]
+    fn the_cap_bounds_the_wait_of_the_oldest() {
+        let mut window = Window::new(WindowPolicy::Auto { cap: Some(Duration::from_micros(30)) });
+        let mut now = 0;
+        for _ in 0..50 {
+            let since = now + 20;
+            for back in 1..=8 {
+                now += 20;
+                window.arrived(at(now), back);
+                let decision = window.decide(at(now), &forming(back, back, since), &fit());
+                let is_over = now - since >= 30;
+                assert!(!is_over || decision == Decision::Go, "{decision:?} after {} us", now - since);
+                if let Decision::Until(until) = decision {
+                    assert!(until <= at(since + 30), "{until:?}");
+                }
+            }
+            now += 1080;
+            window.finished(at(now), 8, Duration::from_micros(1080));
+        }
+    }
+
+    #[test]
+    fn a_wait_ends_when_nobody_comes() {
+        let (mut window, fit) = (Window::new(WindowPolicy::Auto { cap: None }), fit());
+        let mut now = 0;
+        for _ in 0..50 {
+            for back in 1..=8 {
+                now += 20;
+                window.arrived(at(now), back);
+            }
+            now += 1080;
+            window.finished(at(now), 8, Duration::from_micros(1080));
+        }
+        // Three come back, and no more.
+        let since = now + 20;
+        for back in 1..=3 {
+            now += 20;
+            window.arrived(at(now), back);
+        }
+        let mut waits = 0;
+        while let Decision::Until(until) = window.decide(at(now), &forming(3, 3, since), &fit) {
+            assert!(until > at(now), "a wait of nothing at {now}");
+            now = until.as_nanos().div_ceil(1000);
+            waits += 1;
+            assert!(waits < 50, "still waiting at {now}");
+        }
+        assert!(now - since <= 1000, "waited for {} us", now - since);
+    }
+
+    #[test]
+    fn while_two_instances_are_idle_nobody_waits() {
+        let (mut window, fit) = (Window::new(WindowPolicy::Auto { cap: None }), fit());
+        for turn in 0..400 {
+            window.arrived(at(turn * 50), 1 + turn as usize % 8);
+            if turn % 8 == 7 {
+                window.finished(at(turn * 50), 8, Duration::from_micros(300));
+            }
+            let forming = Forming { instances: 2, ..forming(1, 1, turn * 50) };
+            assert_eq!(window.decide(at(turn * 50), &forming, &fit), Decision::Go);
+        }
     }
 }

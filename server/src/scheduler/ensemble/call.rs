@@ -68,6 +68,8 @@ struct State {
     /// A thread is starting steps.
     is_firing: bool,
     answers: VecDeque<Delivery>,
+    /// The client has had an answer.
+    has_answered: bool,
     /// The thread that answers the client.
     answering: Option<ThreadId>,
     responder: Option<Responder>,
@@ -128,6 +130,7 @@ impl Call {
             firings: VecDeque::new(),
             is_firing: false,
             answers: VecDeque::new(),
+            has_answered: false,
             answering: None,
             permit: Some(permit),
             total: ComputeTiming::default(),
@@ -344,7 +347,11 @@ impl Call {
             state.answering = Some(thread::current().id());
             let ended = delivery.is_last().then(|| self.end(&mut state));
             let total = state.total;
+            let is_first = !std::mem::replace(&mut state.has_answered, true);
             drop(state);
+            if is_first && !matches!(delivery, Delivery::Failed { .. }) {
+                self.served.statistics.record_first_response(clock::now().since(self.received_at));
+            }
             if let Some(permit) = ended {
                 self.count(&delivery, total);
                 drop(permit);

@@ -1,9 +1,9 @@
 //! `max_inflight_requests`: a decoupled step waits while the steps behind it are busy.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
-use crate::clock;
+use super::sync::{Condvar, Mutex, MutexGuard, now};
 
 /// How long a producer is held back at most. Triton's limit, after which it logs and lets through.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(300);
@@ -40,14 +40,14 @@ impl Gate {
 
     /// Waits until each of the `watched` steps has room, then takes a place in each of `taken`.
     pub(super) fn admit(&self, watched: &[usize], taken: &[usize], is_over: impl Fn() -> bool) -> Admission {
-        let deadline = clock::now().plus(LONGEST_WAIT);
+        let deadline = now().plus(LONGEST_WAIT);
         let mut admission = Admission::Admitted;
         let mut counts = self.lock();
         while watched.iter().any(|step| counts[*step] >= self.limit) {
             if is_over() {
                 return Admission::GivenUp;
             }
-            if clock::now() >= deadline {
+            if now() >= deadline {
                 admission = Admission::Forced;
                 break;
             }

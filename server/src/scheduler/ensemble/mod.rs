@@ -14,6 +14,7 @@ use crate::config::{EnsembleGraph, EnsembleStep, ModelConfig, Scheduling};
 use crate::error::{ConfigError, ConfigProblem, EnsembleProblem, InferError};
 use crate::observe::statistics::{ModelStatistics, Stage};
 use crate::request::Entry;
+use crate::sync;
 
 use super::{ComposingModels, ModelHandle, Scheduler};
 

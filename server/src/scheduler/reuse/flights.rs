@@ -341,3 +341,185 @@ impl<C, F> Flights<C, F> {
         Some(flight)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::request::{BatchKey, Parameters, RequestOptions, ValidRequest};
+    use crate::scheduler::reuse::key::Target;
+
+    /// One step of a random life: who and what is chosen among those that there are.
+    #[derive(Clone, Debug)]
+    enum Op {
+        Arrive { key: u64, level: usize, lapses_in: Option<u64> },
+        Start(usize),
+        End(usize),
+        Refuse(usize),
+        LeaveCarrier(usize),
+        Leave(usize),
+        Wait(u64),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            4 => (0..3u64, 1..3usize, proptest::option::of(0..20u64))
+                .prop_map(|(key, level, lapses_in)| Op::Arrive { key, level, lapses_in }),
+            1 => any::<usize>().prop_map(Op::Start),
+            1 => any::<usize>().prop_map(Op::End),
+            2 => any::<usize>().prop_map(Op::Refuse),
+            1 => any::<usize>().prop_map(Op::LeaveCarrier),
+            2 => any::<usize>().prop_map(Op::Leave),
+            1 => (0..10u64).prop_map(Op::Wait),
+        ]
+    }
+
+    fn key(number: u64) -> RequestKey {
+        let request = ValidRequest {
+            id: String::new(),
+            options: RequestOptions::default(),
+            parameters: Parameters::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            rows: 1,
+            batch_key: BatchKey::default(),
+            cost: 1,
+            received_at: Timestamp::default(),
+            deadline: None,
+            timeline: None,
+        };
+        RequestKey::of(&Target { model: "m", version: 1, load: number, composing: &[] }, &request).unwrap()
+    }
+
+    /// Flights, and what must be true of them. Members are numbers.
+    #[derive(Default)]
+    struct Life {
+        flights: Flights<u64, u64>,
+        now: u64,
+        arrived: u64,
+        /// Who has had an outcome: each exactly once.
+        outcomes: BTreeSet<u64>,
+        /// Flights whose request is under way, their carrier's name, and their token.
+        flying: Vec<(FlightId, CarrierId, Cancellation)>,
+        followers: Vec<FollowerId>,
+    }
+
+    impl Life {
+        fn outcome(&mut self, members: impl IntoIterator<Item = u64>) {
+            for member in members {
+                assert!(self.outcomes.insert(member), "{member} has had an outcome");
+            }
+        }
+
+        fn gone(&mut self, left: Left<u64>) {
+            self.outcome([left.item]);
+            left.abandoned.iter().for_each(Cancellation::cancel);
+        }
+
+        fn run(&mut self, op: Op) {
+            let pick = |index: usize, of: usize| (of > 0).then(|| index % of);
+            match op {
+                Op::Arrive { key: number, level, lapses_in } => {
+                    let (member, key) = (self.arrived, key(number));
+                    self.arrived += 1;
+                    let lapses_at = lapses_in.map(|after| Timestamp::from_nanos(self.now + after));
+                    match self.flights.join(&key, level, lapses_at, member) {
+                        Ok(id) => self.followers.push(id),
+                        Err(member) => {
+                            let token = Cancellation::default();
+                            let id = self.flights.begin(key, level, token.clone(), |_| member);
+                            self.flying.push((id.flight, id, token));
+                        }
+                    }
+                }
+                Op::Start(index) => {
+                    if let Some(index) = pick(index, self.flying.len()) {
+                        self.flights.start(self.flying[index].0);
+                    }
+                }
+                Op::End(index) => {
+                    if let Some(index) = pick(index, self.flying.len()) {
+                        let (carrier, followers) = self.flights.end(self.flying.swap_remove(index).0);
+                        self.outcome(carrier.into_iter().chain(followers));
+                    }
+                }
+                Op::Refuse(index) => {
+                    if let Some(index) = pick(index, self.flying.len()) {
+                        self.refuse(index);
+                    }
+                }
+                Op::LeaveCarrier(index) => {
+                    if let Some(index) = pick(index, self.flying.len())
+                        && let Some(left) = self.flights.leave_carrier(self.flying[index].1)
+                    {
+                        self.gone(left);
+                    }
+                }
+                Op::Leave(index) => {
+                    if let Some(index) = pick(index, self.followers.len())
+                        && let Some(left) = self.flights.leave(self.followers.swap_remove(index))
+                    {
+                        self.gone(left);
+                    }
+                }
+                Op::Wait(nanos) => {
+                    self.now += nanos;
+                    let lapsed = self.flights.lapse(Timestamp::from_nanos(self.now));
+                    lapsed.into_iter().for_each(|left| self.gone(left));
+                    assert!(self.flights.next_lapse().is_none_or(|at| at.as_nanos() > self.now));
+                }
+            }
+        }
+
+        fn refuse(&mut self, index: usize) {
+            let id = self.flying[index].0;
+            match self.flights.pass_on(id, &InferError::Expired) {
+                Passed::On(carrier, next) => {
+                    self.outcome(carrier);
+                    self.flying[index].1 = self.flights.carry(id, next).expect("the flight goes on");
+                    assert!(self.flights.submitted(id).is_none());
+                }
+                Passed::Ended(carrier) => {
+                    self.outcome(carrier);
+                    self.flying.swap_remove(index);
+                }
+                Passed::Elsewhere => panic!("nobody is submitting"),
+            }
+        }
+
+        /// What is true after every step.
+        fn check(&mut self) {
+            let waiting = usize::try_from(self.arrived).unwrap() - self.outcomes.len();
+            let carriers: Vec<bool> =
+                self.flying.iter().map(|(_, carrier, _)| self.flights.carrier_mut(*carrier).is_some()).collect();
+            let carried = carriers.iter().filter(|there| **there).count();
+            assert_eq!(waiting, carried + self.flights.followers(), "everyone waits in exactly one flight, or has an outcome");
+            assert_eq!(self.flights.members(), self.flying.len() + self.flights.followers());
+            for ((id, _, token), has_carrier) in self.flying.iter().zip(carriers) {
+                let followers = self.flights.flight(*id).expect("it is under way").followers.len();
+                let is_waited_for = has_carrier || followers > 0;
+                assert_eq!(token.is_cancelled(), !is_waited_for, "a request is stopped exactly when nobody waits for it");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn everyone_has_one_outcome_and_nothing_runs_for_nobody(ops in proptest::collection::vec(op(), 0..120)) {
+            let mut life = Life::default();
+            for op in ops {
+                life.run(op);
+                life.check();
+            }
+            while !life.flying.is_empty() {
+                life.run(Op::End(0));
+            }
+            prop_assert_eq!(life.outcomes.len() as u64, life.arrived);
+            prop_assert_eq!(life.flights.members(), 0);
+            prop_assert!(life.flights.joinable.is_empty() && life.flights.lapses.is_empty(), "nothing is left behind");
+        }
+    }
+}

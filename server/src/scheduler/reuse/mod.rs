@@ -4,6 +4,7 @@
 //! Both stand before a model's scheduler, which sees only the requests that are to run.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -27,8 +28,6 @@ pub use key::{RequestKey, Target};
 
 use flights::Flights;
 use single_flight::{Carrier, Follower};
-
-use std::time::Duration;
 
 /// The model version whose answers are used again.
 #[derive(Clone)]

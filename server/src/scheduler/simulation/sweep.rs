@@ -118,9 +118,9 @@ impl Case {
         let report = run(&self.scenario(window));
         assert_eq!(report.stuck, None, "{self:?} with {window:?}");
         // The first requests find a window that has seen nothing: it is what follows that is compared.
-        let warm = self.requests / 5;
         let (mut latency, mut counted, mut span, mut rows, mut executions) = (0.0, 0, 0.0, 0, 0);
         for model in &report.models {
+            let warm = model.requests.len() / 5;
             let answered = || model.requests.iter().skip(warm).filter(|request| request.outcome == Outcome::Answered);
             latency += answered().map(|request| micros(request.latency())).sum::<f64>();
             counted += answered().count();

@@ -477,3 +477,45 @@ fn a_large_need_that_is_given_up_lets_the_others_go_on() {
     "#]],
     );
 }
+
+#[test]
+fn idling_saves_nothing_up_while_others_are_never_idle() {
+    let lines = "
+        share a
+        share b
+        share idler
+        claim a b
+        turn 10 a
+        turn 10 b
+        turn 10 a
+        turn 10 b
+        turn 10 a
+        turn 10 b
+        turn 10 a
+        claim idler
+        turn 10 b
+        turn 10 idler
+        turn 10 a
+        turn 10 b
+        turn 10 idler
+    ";
+    check(
+        1,
+        lines,
+        expect![[r#"
+        0 ms: a runs
+        10 ms: b runs
+        20 ms: a runs
+        30 ms: b runs
+        40 ms: a runs
+        50 ms: b runs
+        60 ms: a runs
+        70 ms: b runs
+        80 ms: idler runs
+        90 ms: a runs
+        100 ms: b runs
+        110 ms: idler runs
+        120 ms: a runs
+    "#]],
+    );
+}

@@ -437,14 +437,14 @@ fn what_cannot_be_done_in_time_is_refused_on_arrival() {
             10: b0[0..1] b1[1..2] (full)
             10: c refused: Unreachable { retry_after: None }
             10: d[0..1] e0[1..2] (full)
-            10: h refused: Unreachable { retry_after: Some(8.49642ms) }
+            10: h refused: Unreachable { retry_after: Some(8.498748ms) }
             10: f0[0..1] f1[1..2] (full)
-            10: i6 refused: Unreachable { retry_after: Some(8.310165ms) }
-            10: i7 refused: Unreachable { retry_after: Some(8.310165ms) }
-            10: i8 refused: Unreachable { retry_after: Some(8.310165ms) }
-            10: i9 refused: Unreachable { retry_after: Some(8.310165ms) }
-            10: i10 refused: Unreachable { retry_after: Some(8.310165ms) }
-            10: i11 refused: Unreachable { retry_after: Some(8.310165ms) }
+            10: i6 refused: Unreachable { retry_after: Some(7.783276ms) }
+            10: i7 refused: Unreachable { retry_after: Some(7.783276ms) }
+            10: i8 refused: Unreachable { retry_after: Some(7.783276ms) }
+            10: i9 refused: Unreachable { retry_after: Some(7.783276ms) }
+            10: i10 refused: Unreachable { retry_after: Some(7.783276ms) }
+            10: i11 refused: Unreachable { retry_after: Some(7.783276ms) }
         "#]],
     );
 }
