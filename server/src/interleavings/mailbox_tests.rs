@@ -18,8 +18,8 @@ fn the_task_sees_whatever_is_posted() {
                 requests.post(2).unwrap();
             }),
             thread::spawn(move || {
-                notes.note(3).unwrap();
                 notes.release();
+                notes.note(3).unwrap();
             }),
         ];
         let reader = thread::spawn(move || {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shuttle::sync::Mutex;
+use shuttle::sync::{Condvar, Mutex};
 use shuttle::thread;
 
 use crate::clock::Timestamp;
@@ -172,6 +172,39 @@ fn an_instance_that_is_broken_leaves_the_rest_to_the_other() {
         push(&out, 0, Destination::Any);
         push(&out, 1, Destination::Instance(0));
         push(&out, 2, Destination::Any);
+        takers.into_iter().for_each(|taker| taker.join().unwrap());
+        out.check();
+    });
+}
+
+#[test]
+fn no_instance_rests_beside_what_another_leaves_to_run_its_own() {
+    try_schedules(|| {
+        let out = Out::new(2);
+        let shared_is_taken = Arc::new((Mutex::new(false), Condvar::new()));
+        let takers: Vec<_> = (0..2)
+            .map(|instance| {
+                let (out, shared_is_taken) = (Arc::clone(&out), Arc::clone(&shared_is_taken));
+                thread::spawn(move || {
+                    while let Some(thing) = out.queue.next(instance, Appetite::All) {
+                        let (taken, changed) = &*shared_is_taken;
+                        let mut taken = taken.lock().unwrap();
+                        if thing.0 == Some(0) {
+                            *taken = true;
+                            changed.notify_all();
+                        }
+                        // Its own runs for as long as nobody takes the other.
+                        while !*taken {
+                            taken = changed.wait(taken).unwrap();
+                        }
+                        drop(taken);
+                        out.note(thing.0.unwrap(), instance);
+                    }
+                })
+            })
+            .collect();
+        out.queue.push(Thing(Some(0), None), Timestamp::from_nanos(2), Destination::Any).unwrap();
+        out.queue.push(Thing(Some(1), None), Timestamp::from_nanos(1), Destination::Instance(0)).unwrap();
         takers.into_iter().for_each(|taker| taker.join().unwrap());
         out.check();
     });
