@@ -14,6 +14,9 @@ use super::queue::{Lapse, Refusal, Waiting};
 /// they are met.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
+/// Whoever has waited this long for a turn on the device has waited for others, and not for the notice.
+const CONTENDED: Duration = Duration::from_micros(100);
+
 /// For each so many that wait, looking through them is put off once more.
 const ENTRIES_PER_SWEEP_INTERVAL: usize = 1 << 16;
 
@@ -66,6 +69,8 @@ pub(crate) struct Driver<T> {
     /// While an instance runs, one batch may be ready behind it.
     prepares_batches: bool,
     seat: Seat,
+    /// When it last asked for the device.
+    asked_at: Option<Timestamp>,
     open: bool,
     /// When what waits is next looked through.
     sweep_at: Timestamp,
@@ -83,6 +88,7 @@ impl<T> Driver<T> {
             preserve_ordering: policy.preserve_ordering,
             prepares_batches: policy.prepares_batches(),
             seat,
+            asked_at: None,
             open: true,
             sweep_at: Timestamp::default(),
         }
@@ -146,7 +152,11 @@ impl<T> Driver<T> {
             self.batcher.sweep(&is_gone, &mut gone);
         }
         loop {
-            let room = self.room();
+            let room = match (self.seat, self.room()) {
+                // The window is for an idle device; a turn that has been waited for is used at once.
+                (Seat::Granted, Room::Idle) if self.asked_at.is_some_and(|at| now.since(at) >= CONTENDED) => Room::Turn,
+                (_, room) => room,
+            };
             if !self.take_seat(now, room, actions) {
                 break;
             }
@@ -174,12 +184,15 @@ impl<T> Driver<T> {
 
     /// Whether a batch may be formed now, as far as the device is concerned; asks for it where one would be.
     fn take_seat(&mut self, now: Timestamp, room: Room, actions: &mut Vec<Action<T>>) -> bool {
-        match self.seat {
+        let seat = self.seat;
+        match seat {
             Seat::Own | Seat::Granted => true,
             // It asks while its instances run, too, so as to keep its place in the order: no turn is granted before
-            // one of them has ended.
-            Seat::Away if room == Room::Idle && self.batcher.wants(now) => {
+            // one of them has ended. Nor does it wait for its window first: on a device that others use, it would
+            // then wait for both, one after the other.
+            Seat::Away if room == Room::Idle && self.asks(now) => {
                 self.seat = Seat::Asked;
+                self.asked_at = Some(now);
                 actions.push(Action::Ask);
                 false
             }
@@ -190,6 +203,12 @@ impl<T> Driver<T> {
             }
             Seat::Away | Seat::Asked => false,
         }
+    }
+
+    /// Whether to ask for the device. Where a turn that came at once was of no use, it asks again when something has
+    /// changed, or the window is over.
+    fn asks(&mut self, now: Timestamp) -> bool {
+        self.batcher.wants(now) || self.batcher.has_work() && self.asked_at != Some(now)
     }
 
     /// When to call [`Driver::step`] at the latest if nothing happens before.

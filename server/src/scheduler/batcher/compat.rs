@@ -233,7 +233,7 @@ impl<T> Compat<T> {
 
     fn may_form(&self, room: Room) -> bool {
         match room {
-            Room::Idle => true,
+            Room::Idle | Room::Turn => true,
             Room::Behind => self.policy.run_ahead,
             Room::None => false,
         }

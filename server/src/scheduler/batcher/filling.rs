@@ -50,7 +50,7 @@ impl Moment {
     pub(super) fn new(now: Timestamp, room: Room, forecast: &Forecast) -> Self {
         let start = match room {
             Room::Behind => now.plus(forecast.until_start(now)),
-            Room::Idle | Room::None => now,
+            Room::Idle | Room::Turn | Room::None => now,
         };
         Self { now, sure: start.minus(forecast.fit.spread()).max(now), start }
     }

@@ -64,6 +64,8 @@ pub struct Ran {
 pub enum Room {
     /// An instance waits: it gets a batch as soon as the policy allows.
     Idle,
+    /// As idle, and the turn on a device has come that others wait for too: it gets a batch at once.
+    Turn,
     /// All run, and a batch may be made ready behind them: only a full one, since one that is not could still grow.
     Behind,
     /// None.
@@ -186,6 +188,11 @@ impl<T> DynamicBatcher<T> {
         }
     }
 
+    /// Whether anything waits that may run, if only after a wait for more.
+    pub fn has_work(&self) -> bool {
+        !self.is_empty() && !self.is_held()
+    }
+
     /// Whether an idle instance would get a batch now.
     pub fn wants(&mut self, now: Timestamp) -> bool {
         if self.is_held() {
@@ -206,7 +213,11 @@ impl<T> DynamicBatcher<T> {
         self.hold = 0;
         let mut batch = match &mut self.policy {
             Policy::Default(queue) => queue.poll(now, room, &self.forecast, is_gone, gone),
-            Policy::Compat(queue) => queue.poll(now, room, is_gone, gone),
+            Policy::Compat(queue) => {
+                // Triton knows no devices: its delay holds whoever waits.
+                let room = if room == Room::Turn { Room::Idle } else { room };
+                queue.poll(now, room, is_gone, gone)
+            }
         }?;
         self.last_id += 1;
         batch.origin = Origin { id: self.last_id, formed_at: now, ..batch.origin };

@@ -231,7 +231,8 @@ impl<T> UrgentFirst<T> {
             let lead = self.buckets.lead(PASS_OVER)?;
             let full = self.full(lead);
             let trigger = match (full, room) {
-                (Some(trigger), Room::Idle | Room::Behind) => trigger,
+                (Some(trigger), Room::Idle | Room::Turn | Room::Behind) => trigger,
+                (None, Room::Turn) => Trigger::Idle,
                 (None, Room::Idle) => match self.decide(now, lead, forecast) {
                     Start::Now(trigger) => trigger,
                     Start::Wait(_) => return None,
