@@ -299,6 +299,13 @@ impl DynamicBatching {
         levels.max(1)
     }
 
+    /// Whether a batch may be made ready behind one that runs. With several priority levels, or requests that are set
+    /// back at the end of their time, what is ready could be overtaken no more by whoever comes first by then.
+    pub fn prepares_batches(&self) -> bool {
+        let sets_back = self.policies.iter().any(|policy| policy.action == TimeoutAction::Delay);
+        !self.preserve_ordering && self.priority_levels.get() == 1 && !sets_back
+    }
+
     /// The level (1 the highest) of a request's priority: its own where that exists, else the default.
     pub fn level(&self, priority: u64) -> usize {
         match usize::try_from(priority) {

@@ -435,8 +435,8 @@ fn go(stage: &Rc<Stage>, met: &mut HashSet<u128>) {
     let mut policy = DynamicBatching::plain(one(2), one(8));
     policy.window = WindowPolicy::Fixed(Duration::from_millis(scenario.window_ms));
     policy.preserve_ordering = scenario.preserve_ordering;
-    let batcher = DynamicBatcher::new(policy, scenario.instances).held_until(scenario.held_until);
-    let driver = Driver::new(batcher, scenario.instances, scenario.preserve_ordering, scenario.shares_device);
+    let batcher = DynamicBatcher::new(policy.clone(), scenario.instances).held_until(scenario.held_until);
+    let driver = Driver::new(batcher, &policy, scenario.instances, scenario.shares_device);
     let mut task = Task::new(driver, Arc::clone(&stage.mailbox), Around(Rc::clone(stage)));
     let mut future = pin!(task.run());
     let woken = Arc::new(Flag(AtomicBool::new(true)));

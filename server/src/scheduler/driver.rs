@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::batch::Batch;
 use crate::clock::Timestamp;
+use crate::config::DynamicBatching;
 
 use super::batcher::{DynamicBatcher, Ran, Room};
 use super::queue::{Lapse, Refusal, Waiting};
@@ -62,6 +63,8 @@ pub(crate) struct Driver<T> {
     in_flight: usize,
     /// One batch is under way at a time, so that answers leave in the order of the requests.
     preserve_ordering: bool,
+    /// While an instance runs, one batch may be ready behind it.
+    prepares_batches: bool,
     seat: Seat,
     open: bool,
     /// When what waits is next looked through.
@@ -71,9 +74,18 @@ pub(crate) struct Driver<T> {
 impl<T> Driver<T> {
     /// A driver of an empty batcher over idle instances. With `shares_device`, every batch needs a seat on the device,
     /// and is formed only when that is there.
-    pub(crate) fn new(batcher: DynamicBatcher<T>, instances: usize, preserve_ordering: bool, shares_device: bool) -> Self {
+    pub(crate) fn new(batcher: DynamicBatcher<T>, policy: &DynamicBatching, instances: usize, shares_device: bool) -> Self {
         let seat = if shares_device { Seat::Away } else { Seat::Own };
-        Self { batcher, instances, in_flight: 0, preserve_ordering, seat, open: true, sweep_at: Timestamp::default() }
+        Self {
+            batcher,
+            instances,
+            in_flight: 0,
+            preserve_ordering: policy.preserve_ordering,
+            prepares_batches: policy.prepares_batches(),
+            seat,
+            open: true,
+            sweep_at: Timestamp::default(),
+        }
     }
 
     /// A request has come.
@@ -204,7 +216,8 @@ impl<T> Driver<T> {
     fn room(&self) -> Room {
         let (running, ready) = match (self.preserve_ordering, self.seat) {
             (true, _) => (1, 0),
-            (false, Seat::Own) => (self.instances, self.instances),
+            (false, Seat::Own) if self.prepares_batches => (self.instances, self.instances),
+            (false, Seat::Own) => (self.instances, 0),
             (false, _) => (2 * self.instances, 0),
         };
         match self.in_flight {

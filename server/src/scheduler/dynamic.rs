@@ -70,9 +70,8 @@ impl DynamicScheduler {
             let ran = (done.rows > 0).then_some(Ran { rows: done.rows, cost: done.origin.cost, took });
             tell(&notes, Note::Done { batch: done.origin.id, ran });
         });
-        let preserve_ordering = policy.preserve_ordering;
-        let batcher = DynamicBatcher::new(policy, instances.instances()).held_until(held_entries());
-        let driver = Driver::new(batcher, instances.instances(), preserve_ordering, instances.seat().is_some());
+        let batcher = DynamicBatcher::new(policy.clone(), instances.instances()).held_until(held_entries());
+        let driver = Driver::new(batcher, &policy, instances.instances(), instances.seat().is_some());
         let model = Model {
             instances,
             statistics: Arc::clone(&statistics),

@@ -10,7 +10,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from harness.models import config, ensemble, write, write_identity
 from harness.server import LIMIT_S, Server, wait_until
-from harness.wire import DEADLINE_EXCEEDED, INVALID, UNAVAILABLE, outputs_of, refused, request
+from harness.wire import DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, outputs_of, refused, request
 
 HELD = "TRITONSERVER_DELAY_SCHEDULER"
 
@@ -33,6 +33,33 @@ def send(stub, message, timeout=LIMIT_S):
     return stub.ModelInfer.future(message, timeout=timeout)
 
 
+def gauge(server, name):
+    """Return the sum of a gauge's series."""
+    page = urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=LIMIT_S).read().decode()
+    lines = [line for line in page.splitlines() if line.startswith((name + "{", name + " "))]
+    assert lines, f"there is no {name}"
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
+def waiting(server):
+    """Return how many requests wait in the queues of the server."""
+    return gauge(server, "nv_inference_pending_request_count")
+
+
+def running(server, stub, message):
+    """Start a call and wait until it runs, on a server that has nothing else to do."""
+    call = send(stub, message)
+    wait_until(lambda: gauge(server, "alcedo_requests_in_flight") == 1 and waiting(server) == 0, "the request runs")
+    return call
+
+
+def queue(server, stub, message, count):
+    """Start a call and wait until it is one of `count` that wait: calls on one connection may overtake each other."""
+    call = send(stub, message)
+    wait_until(lambda: waiting(server) == count, f"{count} requests wait")
+    return call
+
+
 def statistics(stub, model):
     """Return the model's statistics."""
     return stub.ModelStatistics(pb.ModelStatisticsRequest(name=model), timeout=LIMIT_S).model_stats[0]
@@ -52,7 +79,9 @@ def failures(stub, model):
 def held(tmp_path, requests, *flags):
     """Run a server whose batchers start when so many requests wait."""
     with Server(tmp_path, *flags, env={HELD: str(requests)}) as server:
-        yield server.stub()
+        stub = server.stub()
+        stub.server = server
+        yield stub
 
 
 def all_answered(calls):
@@ -111,10 +140,9 @@ def test_other_shapes_cut_a_batch_only_in_compat(tmp_path, batcher, expected):
     with held(tmp_path, 4) as stub:
         calls = []
         for index, width in enumerate([2, 2, 5, 2]):
-            calls.append(send(stub, ask("m", width=width, value=float(index))))
-            # Their order in the queue is what is tested; a call in between keeps that on the connection.
-            if index < 3:
-                stub.ServerLive(pb.ServerLiveRequest(), timeout=LIMIT_S)
+            message = ask("m", width=width, value=float(index))
+            # Their order in the queue is what is tested. The last one starts the batcher.
+            calls.append(queue(stub.server, stub, message, index + 1) if index < 3 else send(stub, message))
         all_answered(calls)
         assert batches(stub, "m") == expected
 
@@ -126,45 +154,49 @@ def test_batches_are_cut_by_cost_too(tmp_path):
         assert batches(stub, "m") == {2: 3}
 
 
-def order_of_ends(stub, messages):
-    """Send messages one after another; return the ids in the order in which they were answered."""
-    order, lock = [], threading.Lock()
-    calls = []
-    for message in messages:
-        call = send(stub, message)
+def order_of_ends(server, stub, messages):
+    """Queue messages one after another; return the values and codes in the order in which they were answered.
+
+    The last one starts a batcher that is held until all wait.
+    """
+    order, lock, calls = [], threading.Lock(), []
+    for count, message in enumerate(messages, 1):
+        call = queue(server, stub, message, count) if count < len(messages) else send(stub, message)
 
         def ended(done, id=message.id):
             with lock:
-                order.append((id, done.code()))
+                order.append((float(id), done.code()))
         call.add_done_callback(ended)
         calls.append(call)
     for call in calls:
         call.exception()
-    wait_until(lambda: len(order) == len(calls), "every callback has run")
-    return order
+    return wait_until(lambda: len(order) == len(calls) and order, "every callback has run")
 
 
 def test_higher_priorities_go_first(tmp_path):
     identity(tmp_path, "m", "priority_levels: 3 default_priority_level: 2", max_batch_size=1, parameters={"execute_delay_ms": 30})
     with held(tmp_path, 6) as stub:
         levels = [3, 2, 0, 1, 1, 3]
-        order = order_of_ends(stub, [ask("m", value=float(index), priority=level) for index, level in enumerate(levels)])
-        assert [float(id) for id, _ in order] == [3.0, 4.0, 1.0, 2.0, 0.0, 5.0]
+        messages = [ask("m", value=float(index), priority=level) for index, level in enumerate(levels)]
+        order = order_of_ends(stub.server, stub, messages)
+        assert [value for value, _ in order] == [3.0, 4.0, 1.0, 2.0, 0.0, 5.0]
 
 
 def test_preserved_order(tmp_path):
-    identity(tmp_path, "m", "preserve_ordering: true", max_batch_size=4, parameters={"instance_wise_delay_multiplier": 1})
-    with Server(tmp_path) as server:
-        stub = server.stub()
-        order = order_of_ends(stub, [ask("m", rows=1 + index % 3, value=float(index)) for index in range(40)])
-        assert [float(id) for id, _ in order] == [float(index) for index in range(40)]
+    # Without it the third request would join the first, whose shape it has.
+    identity(tmp_path, "m", "preserve_ordering: true", max_batch_size=4, parameters={"execute_delay_ms": 100})
+    with held(tmp_path, 6) as stub:
+        widths = [2, 5, 2, 2, 5, 5]
+        order = order_of_ends(stub.server, stub, [ask("m", width=width, value=float(index)) for index, width in enumerate(widths)])
+        assert [code for _, code in order] == [grpc.StatusCode.OK] * 6
+        assert [value for value, _ in order][:2] == [0.0, 1.0]
+        assert batches(stub, "m") == {1: 2, 2: 2}
 
 
 def test_a_full_queue_refuses_at_once(tmp_path):
     identity(tmp_path, "m", "default_queue_policy { max_queue_size: 3 }")
     with held(tmp_path, 100) as stub:
-        calls = [send(stub, ask("m", value=float(index))) for index in range(3)]
-        stub.ServerLive(pb.ServerLiveRequest(), timeout=LIMIT_S)
+        calls = [queue(stub.server, stub, ask("m", value=float(index)), index + 1) for index in range(3)]
         with refused(UNAVAILABLE, r"^\[request id: 9.0\] Exceeds maximum queue size$"):
             stub.ModelInfer(ask("m", value=9.0), timeout=LIMIT_S)
         assert not any(call.done() for call in calls)
@@ -176,12 +208,12 @@ def test_levels_have_limits_of_their_own(tmp_path):
     identity(tmp_path, "m", "priority_levels: 2 default_priority_level: 2 default_queue_policy { max_queue_size: 2 } "
              "priority_queue_policy { key: 1 value: { max_queue_size: 1 } }")
     with held(tmp_path, 100) as stub:
-        waiting = [send(stub, ask("m", value=1.0, priority=1)), send(stub, ask("m", value=2.0)), send(stub, ask("m", value=3.0))]
-        stub.ServerLive(pb.ServerLiveRequest(), timeout=LIMIT_S)
+        calls = [queue(stub.server, stub, ask("m", value=float(count), priority=count % 2), count) for count in range(1, 3)]
+        calls.append(queue(stub.server, stub, ask("m", value=3.0, priority=7), 3))
         for priority in (0, 1, 2):
             with refused(UNAVAILABLE, "Exceeds maximum queue size"):
                 stub.ModelInfer(ask("m", value=9.0, priority=priority), timeout=LIMIT_S)
-        for call in waiting:
+        for call in calls:
             call.cancel()
 
 
@@ -193,9 +225,7 @@ def test_a_request_whose_time_is_over_is_refused_while_the_instance_is_busy(tmp_
         write_identity(tmp_path, "m", max_batch_size=8, parameters={"execute_delay_ms": 3000})
     with Server(tmp_path) as server:
         stub = server.stub()
-        busy = send(stub, ask("m", value=1.0))
-        stub.ServerLive(pb.ServerLiveRequest(), timeout=LIMIT_S)
-        wait_until(lambda: executing(server), "the first request runs")
+        busy = running(server, stub, ask("m", value=1.0))
         with refused(UNAVAILABLE, "^Request timeout expired$"):
             stub.ModelInfer(ask("m", value=2.0, timeout=40_000), timeout=LIMIT_S)
         assert not busy.done()
@@ -203,48 +233,38 @@ def test_a_request_whose_time_is_over_is_refused_while_the_instance_is_busy(tmp_
         assert batches(stub, "m") == {1: 1} and failures(stub, "m") == 1
 
 
-def executing(server):
-    """The one request that was sent has left the queue."""
-    page = urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=LIMIT_S).read().decode()
-    waiting = [line for line in page.splitlines() if line.startswith("nv_inference_pending_request_count{")]
-    return bool(waiting) and all(line.endswith(" 0") for line in waiting)
-
-
 def test_delayed_requests_run_last(tmp_path):
     identity(tmp_path, "m", "default_queue_policy { timeout_action: DELAY allow_timeout_override: true "
-             "default_timeout_microseconds: 60000000 }", max_batch_size=1, parameters={"execute_delay_ms": 400})
+             "default_timeout_microseconds: 60000000 }", max_batch_size=1, parameters={"execute_delay_ms": 1000})
     with Server(tmp_path) as server:
         stub = server.stub()
+        first = running(server, stub, ask("m", value=0.0))
         # While the first runs, the second's time passes; it is served all the same, behind the third and fourth.
-        messages = [ask("m", value=0.0), ask("m", value=1.0, timeout=20_000), ask("m", value=2.0), ask("m", value=3.0)]
-        order = order_of_ends(stub, messages)
-        assert [code for _, code in order] == [grpc.StatusCode.OK] * 4
-        assert [float(id) for id, _ in order][-1] == 1.0
+        messages = [ask("m", value=1.0, timeout=20_000), ask("m", value=2.0), ask("m", value=3.0)]
+        order = order_of_ends(server, stub, messages)
+        assert order == [(2.0, grpc.StatusCode.OK), (3.0, grpc.StatusCode.OK), (1.0, grpc.StatusCode.OK)]
+        all_answered([first])
 
 
 def test_what_cannot_be_ready_in_time_is_refused_on_arrival(tmp_path):
-    identity(tmp_path, "m", "", max_batch_size=1, parameters={"execute_delay_ms": 100})
+    identity(tmp_path, "m", "", max_batch_size=1, parameters={"execute_delay_ms": 400})
     with Server(tmp_path) as server:
         stub = server.stub()
-        all_answered([send(stub, ask("m", value=float(index))) for index in range(16)])
+        all_answered([send(stub, ask("m", value=float(index))) for index in range(10)])
         executed = statistics(stub, "m").execution_count
-        busy = [send(stub, ask("m", value=float(index))) for index in range(20)]
-        stub.ServerLive(pb.ServerLiveRequest(), timeout=LIMIT_S)
         with refused(UNAVAILABLE, "^Request timeout expired$"):
-            stub.ModelInfer(ask("m", value=99.0), timeout=0.5)
-        assert not busy[-1].done()
-        all_answered(busy)
-        assert statistics(stub, "m").execution_count == executed + 20
+            stub.ModelInfer(ask("m", value=99.0), timeout=0.15)
+        assert statistics(stub, "m").execution_count == executed
 
 
 def test_what_was_canceled_in_the_queue_is_not_executed(tmp_path):
-    identity(tmp_path, "m", "", max_batch_size=1, parameters={"execute_delay_ms": 300})
+    identity(tmp_path, "m", "", max_batch_size=1, parameters={"execute_delay_ms": 1500})
     with Server(tmp_path) as server:
         stub = server.stub()
-        first = send(stub, ask("m", value=0.0))
+        first = running(server, stub, ask("m", value=0.0))
         canceled = [send(stub, ask("m", value=float(index))) for index in range(1, 9)]
         last = send(stub, ask("m", value=9.0))
-        stub.ServerLive(pb.ServerLiveRequest(), timeout=LIMIT_S)
+        wait_until(lambda: waiting(server) == 9, "all of them wait")
         for call in canceled:
             call.cancel()
         all_answered([first, last])
@@ -275,5 +295,5 @@ def test_a_deadline_holds_for_the_whole_ensemble(tmp_path):
 def test_settings_that_mean_nothing_fail_the_load(tmp_path, parameters, pattern):
     identity(tmp_path, "m", "", parameters=parameters)
     with Server(tmp_path, load=()) as server:
-        with refused(INVALID, pattern):
+        with refused(INTERNAL, pattern):
             server.stub().RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="m"), timeout=LIMIT_S)

@@ -86,7 +86,7 @@ impl Model {
         Self {
             index,
             policy: setup.policy.clone(),
-            driver: Driver::new(batcher, setup.instances, setup.policy.preserve_ordering, shares_device),
+            driver: Driver::new(batcher, &setup.policy, setup.instances, shares_device),
             actions: Vec::new(),
             source: Source::new(&setup.traffic, random.fork()),
             keys: (0..setup.traffic.mix.shapes.max(1)).map(|shape| BatchKey(vec![shape])).collect(),
@@ -346,8 +346,12 @@ impl Model {
         self.source.answered(client_left.map_or(now, |left| left.min(now)), now);
     }
 
-    /// While all instances run, one batch for each may be ready behind it, unless the device is shared. Where answers
-    /// must keep the order of the requests, one batch is under way at a time.
+    fn prepares(&self) -> bool {
+        !self.shares_device && self.policy.prepares_batches()
+    }
+
+    /// While all instances run, one batch for each may be ready behind it, unless the device is shared or the policy
+    /// keeps batches open. Where answers must keep the order of the requests, one batch is under way at a time.
     fn room(&self) -> Room {
         let in_flight = self.running.len() + self.ready.len();
         if self.policy.preserve_ordering {
@@ -355,7 +359,7 @@ impl Model {
         }
         match in_flight {
             batches if batches < self.instances => Room::Idle,
-            batches if batches < 2 * self.instances && !self.shares_device => Room::Behind,
+            batches if batches < 2 * self.instances && self.prepares() => Room::Behind,
             _ => Room::None,
         }
     }

@@ -14,6 +14,8 @@ struct Rank {
     /// Whether anybody is in the queue, be it one whose client has left.
     waits: bool,
     head: Option<Order>,
+    /// As `head`, whether or not its client has left.
+    first: Option<Order>,
     taken: Option<Order>,
     stayed: Option<Order>,
 }
@@ -104,7 +106,11 @@ impl Book {
         let shape = requests[*first as usize].shape;
         let mut ranks = vec![Rank::default(); self.passed_over.len()];
         for number in self.waiting.iter().flatten() {
-            ranks[self.rank(&requests[*number as usize], now)].waits = true;
+            let request = &requests[*number as usize];
+            let order = self.order(*number, request, now);
+            let rank = &mut ranks[self.rank(request, now)];
+            rank.waits = true;
+            rank.first = Some(rank.first.map_or(order, |first| first.min(order)));
         }
         for (number, request) in self.live(requests, now) {
             let order = self.order(*number, request, now);
@@ -135,7 +141,7 @@ impl Book {
     /// Who leads: the most urgent of the highest rank, or of one that was passed over too often.
     fn check_lead(&mut self, lead: usize, members: &[u32], ranks: &[Rank], requests: &[Request], findings: &mut Findings<'_>) {
         let is_served = |rank: &Rank| rank.head.is_some_and(|head| members.contains(&head.2));
-        let overdue = self.passed_over[lead] >= PASS_OVER && is_served(&ranks[lead]);
+        let overdue = self.passed_over_at_most[lead] >= PASS_OVER && is_served(&ranks[lead]);
         let highest = ranks.iter().find(|rank| rank.head.is_some()).copied().unwrap_or_default();
         // Whose leader is given up for the sake of a full batch leads it nevertheless.
         let now = findings.now;
@@ -144,6 +150,9 @@ impl Book {
             findings.add(format_args!("request {} is the most urgent, but not in the batch", head.2));
         }
         for (index, rank) in ranks.iter().enumerate() {
+            let is_first_served = is_served(rank) && rank.first == rank.head;
+            self.passed_over_at_most[index] =
+                if rank.waits && !is_first_served { self.passed_over_at_most[index] + 1 } else { 0 };
             self.passed_over[index] = if rank.waits && !is_served(rank) { self.passed_over[index] + 1 } else { 0 };
             // Several that are overdue go one after the other, and one whose client has left may have been the first.
             if self.passed_over[index] > 2 * PASS_OVER + ranks.len() as u64 {

@@ -55,6 +55,9 @@ struct Book {
     waiting: Vec<Vec<u32>>,
     /// Batches in a row that passed over a rank in which somebody waited.
     passed_over: Vec<u64>,
+    /// The same, where a rank whose first one's client has left counts as passed over while others of it are served:
+    /// the batcher does not know yet that nobody waits there.
+    passed_over_at_most: Vec<u64>,
     /// Batches that were formed and have not started: the batch's number, and who is in it.
     ready: Vec<(u64, Vec<u32>)>,
     /// Batches that run.
@@ -101,6 +104,7 @@ impl Checker {
             arrived: 0,
             waiting: vec![Vec::new(); model.policy.policies.len()],
             passed_over: vec![0; 2 * model.policy.policies.len()],
+            passed_over_at_most: vec![0; 2 * model.policy.policies.len()],
             ready: Vec::new(),
             running: Vec::new(),
             last_batch: 0,
@@ -218,9 +222,10 @@ impl Book {
             let request = &requests[*number as usize];
             waits[2 * self.level(request) + usize::from(is_delayed(request, now))] = true;
         }
-        for (passed_over, _) in self.passed_over.iter_mut().zip(waits).filter(|(_, waits)| !waits) {
+        for (index, _) in waits.iter().enumerate().filter(|(_, waits)| !**waits) {
             // Who comes next has waited for no batch yet.
-            *passed_over = 0;
+            self.passed_over[index] = 0;
+            self.passed_over_at_most[index] = 0;
         }
         let deadline = self.live(requests, now).filter_map(|(_, request)| request.start_by).min();
         let wakes = wakeup.unwrap_or(Timestamp::from_nanos(u64::MAX));
