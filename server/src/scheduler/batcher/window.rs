@@ -40,7 +40,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::config::WindowPolicy;
 
-use super::arrivals::{Arrivals, BUCKETS, Expected, edge};
+use super::arrivals::{Arrivals, BUCKETS, Expected, bucket_of, edge};
 use super::fit::ExecutionFit;
 
 /// Weight of a batch's share in the rates after one more.
@@ -48,6 +48,13 @@ const RATE_MEMORY: f64 = 0.95;
 
 /// A fixed part below this share of the execution is within what the fit can tell: there is nothing to save.
 const MIN_FIXED: f64 = 0.01;
+
+/// The shortest wait that is tried is this part of the longest.
+const SHORTEST: f64 = 256.0;
+
+/// Below this part of the longest, waits that are tried are so many buckets apart; above, one.
+const LONG: f64 = 8.0;
+const STEP: usize = 2;
 
 /// A delay is taken to reach at most so many executions further on.
 const MAX_REACH: f64 = 20.0;
@@ -202,7 +209,9 @@ impl Trade {
         if expected.missing() < 0.5 || self.room < 0.5 || limit <= 0.0 || self.fixed < MIN_FIXED * self.took {
             return 0.0;
         }
-        for bucket in 0..BUCKETS {
+        // Each wait that is tried takes time, and among the short ones a difference matters less.
+        let (first, long) = (bucket_of(limit / SHORTEST), bucket_of(limit / LONG));
+        for bucket in (first..long).step_by(STEP).chain(long..BUCKETS) {
             let wait = edge(bucket).min(limit);
             let gain = self.gain(expected, wait);
             if gain > best.0 {
