@@ -43,7 +43,13 @@ impl LogArgs {
             LogFormat::Text => builder.with_target(false).try_init(),
             LogFormat::Json => builder.json().flatten_event(true).try_init(),
         };
-        started.map_err(|error| CliError::Log(error.to_string()))
+        started.map_err(|error| CliError::Log(error.to_string()))?;
+        // A panic is an event like any other; whoever catches it says what came of it.
+        std::panic::set_hook(Box::new(|panic| {
+            let thread = std::thread::current();
+            tracing::error!(thread = thread.name().unwrap_or("without a name"), %panic, "a thread panicked");
+        }));
+        Ok(())
     }
 
     fn filter(&self) -> Result<EnvFilter, CliError> {

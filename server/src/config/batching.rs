@@ -222,6 +222,7 @@ impl DynamicBatching {
         preferred_rows.sort_unstable();
         preferred_rows.dedup();
         let levels = Self::parse_levels(model, written, problems);
+        Self::check_actions(model, written, problems);
         let default_entries = default_queue_entries(Some(max_rows));
         let default_policy = QueuePolicy::parse(written.default_queue_policy.as_ref(), default_entries, batcher);
         let policies: Vec<QueuePolicy> = (1..=levels)
@@ -254,6 +255,20 @@ impl DynamicBatching {
             priority_levels: NonZeroUsize::new(policies.len()).unwrap_or(NonZeroUsize::MIN),
             default_priority: usize::try_from(written.default_priority_level.clamp(1, levels)).unwrap_or(1),
             policies,
+        }
+    }
+
+    /// Numbers that are no timeout action; protobuf would read them as the first one.
+    fn check_actions(model: &str, written: &ModelDynamicBatching, problems: &mut Vec<ConfigProblem>) {
+        for policy in written.default_queue_policy.iter().chain(written.priority_queue_policy.values()) {
+            if model_queue_policy::TimeoutAction::try_from(policy.timeout_action).is_err() {
+                problems.push(ConfigProblem::OutOfRange {
+                    model: model.to_owned(),
+                    field: "dynamic_batching: timeout_action of a queue policy".to_owned(),
+                    expected: "REJECT or DELAY",
+                    got: policy.timeout_action.to_string(),
+                });
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tonic::{Request, Status};
 
 use crate::clock::{self, Timestamp};
-use crate::error::InferError;
+use crate::error::{InferError, SequenceFault};
 
 /// When the head of a call arrived.
 #[derive(Clone, Copy, Debug)]
@@ -51,12 +51,14 @@ impl Deadline {
     /// The error of a request that came to nothing: where the deadline has passed, that is the reason, and a queue
     /// may only have been the first to notice.
     pub(super) fn reason(self, error: InferError, now: Timestamp) -> InferError {
-        match error {
-            InferError::Expired | InferError::Unreachable { .. } | InferError::Cancelled if now >= self.0 => {
-                InferError::DeadlineExceeded
-            }
-            other => other,
-        }
+        let is_late = matches!(
+            error.root(),
+            InferError::Expired
+                | InferError::Unreachable { .. }
+                | InferError::Cancelled
+                | InferError::Sequence(SequenceFault::Expired)
+        );
+        if is_late && now >= self.0 { InferError::DeadlineExceeded } else { error }
     }
 }
 

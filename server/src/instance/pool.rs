@@ -384,7 +384,7 @@ impl Shared {
     pub(super) fn contain(&self, what: &str, call: impl FnOnce()) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
             let message = panic_message(panic.as_ref());
-            tracing::error!(model = %self.served.config.name, version = self.served.version, message, "{what} panicked");
+            tracing::error!(model = %self.served.config.name, version = self.served.version, panic = message, "{what} panicked");
         }
     }
 

@@ -147,7 +147,7 @@ fn run(
         Ok(result) => (result, Ok(())),
         Err(panic) => {
             let message = panic_message(panic.as_ref());
-            tracing::error!(model = %served.config.name, version = served.version, message, "the model panicked while executing");
+            tracing::error!(model = %served.config.name, version = served.version, panic = message, "the model panicked while executing");
             (Err(ExecuteError::Panicked { model: served.config.name.to_string(), message }), Err(Broken))
         }
     };

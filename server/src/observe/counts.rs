@@ -120,9 +120,9 @@ impl Cause {
     /// Every cause, in the order of their declaration.
     pub const ALL: [Cause; 6] = [Self::QueueFull, Self::Unreachable, Self::Expired, Self::Canceled, Self::Backend, Self::Other];
 
-    /// The cause behind an error.
-    pub const fn of(error: &InferError) -> Self {
-        match error {
+    /// The cause behind an error, that of an ensemble's step included.
+    pub fn of(error: &InferError) -> Self {
+        match error.root() {
             InferError::QueueFull { .. } => Self::QueueFull,
             InferError::Unreachable { .. } => Self::Unreachable,
             InferError::Expired => Self::Expired,

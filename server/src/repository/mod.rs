@@ -294,6 +294,8 @@ impl Repository {
         let old = self.table.swap(Arc::new(records.table()));
         let retired = records.take_retired();
         drop(records);
+        // No more requests come to what is replaced: it must not hold back those that it has until more do.
+        retired.iter().for_each(|live| live.handle.release());
         // Dropping a version may run its last instance's farewell, which takes the lock again.
         drop(old);
         drop(retired);

@@ -116,6 +116,13 @@ impl<T> Compat<T> {
         }
     }
 
+    /// From now on nothing is held back for its delay.
+    pub(super) fn release(&mut self) {
+        self.delay = Duration::ZERO;
+        self.walk = Walk::default();
+        self.is_fresh = true;
+    }
+
     pub(super) fn len(&self) -> usize {
         let queued: usize = (0..self.levels.len()).map(|level| self.level_len(level)).sum();
         queued + self.payload.members.len() + self.lapsed.len()

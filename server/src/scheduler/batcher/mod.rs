@@ -93,9 +93,13 @@ impl<T> DynamicBatcher<T> {
         self
     }
 
-    /// Ends a hold.
+    /// Ends a hold, and waits for more no longer: nobody comes whom it would be worth to wait for.
     pub fn release(&mut self) {
         self.hold = 0;
+        match &mut self.policy {
+            Policy::Default(queue) => queue.release(),
+            Policy::Compat(queue) => queue.release(),
+        }
     }
 
     /// Entries that it holds.

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::batch::{Batch, Trigger};
 use crate::clock::Timestamp;
-use crate::config::DynamicBatching;
+use crate::config::{DynamicBatching, WindowPolicy};
 
 use super::super::queue::{Buckets, Gathered, Judgment, Lapse, Lead, Refusal, Waiting};
 use super::Room;
@@ -215,6 +215,12 @@ impl<T> UrgentFirst<T> {
         if let Some(took) = took {
             self.window.finished(now, entries, took);
         }
+        self.decided = None;
+    }
+
+    /// From now on an idle instance starts at once.
+    pub(super) fn release(&mut self) {
+        self.window = Window::new(WindowPolicy::Fixed(Duration::ZERO));
         self.decided = None;
     }
 

@@ -120,7 +120,7 @@ impl SharedAnswers {
             flight,
             key,
             missed,
-            has_deadline: entry.deadline.is_some() || entry.request.deadline.is_some(),
+            deadline: entry.deadline.into_iter().chain(entry.request.deadline).min(),
             collected: SingleResponse::default(),
         };
         let responder = std::mem::replace(&mut entry.responder, Responder::new(Box::new(sink), token));
@@ -319,7 +319,7 @@ struct FlightSink {
     key: RequestKey,
     missed: Missed,
     /// The carrier's time may be over before that of others.
-    has_deadline: bool,
+    deadline: Option<Timestamp>,
     collected: SingleResponse,
 }
 
@@ -328,7 +328,11 @@ impl FlightSink {
     fn is_own(&self, error: &InferError) -> bool {
         match error.root() {
             InferError::Cancelled => true,
-            InferError::Expired | InferError::Unreachable { .. } | InferError::DeadlineExceeded => self.has_deadline,
+            // Inside an ensemble it may have been a step's own limit, which all who wait share.
+            InferError::Expired | InferError::DeadlineExceeded if matches!(error, InferError::EnsembleStep { .. }) => {
+                self.deadline.is_some_and(|deadline| clock::now() >= deadline)
+            }
+            InferError::Expired | InferError::Unreachable { .. } | InferError::DeadlineExceeded => self.deadline.is_some(),
             _ => false,
         }
     }

@@ -155,8 +155,8 @@ impl Task {
             tokio::select! {
                 received = receiver.recv_many(&mut arrivals, ARRIVALS_PER_TURN), if !self.closing => {
                     if received == 0 {
-                        (self.closing, self.hurries) = (true, true);
-                        self.sequences.close();
+                        self.closing = true;
+                        self.hurry();
                     }
                 }
                 () = reports.arrived() => {}
@@ -241,7 +241,17 @@ impl Task {
                 self.drop_lapsed(lapsed, now);
             }
             Report::Done(done) => self.end_batch(&done, now),
-            Report::Hurry => self.hurries = true,
+            Report::Hurry => self.hurry(),
+        }
+    }
+
+    /// Nobody goes on with a sequence of which nothing waits or runs, so it makes room for those in the backlog; and
+    /// nothing waits for others to join it.
+    fn hurry(&mut self) {
+        self.hurries = true;
+        self.sequences.close();
+        for batcher in self.lanes.iter_mut().filter_map(|lane| lane.batcher.as_mut()) {
+            batcher.release();
         }
     }
 
