@@ -297,3 +297,20 @@ def test_settings_that_mean_nothing_fail_the_load(tmp_path, parameters, pattern)
     with Server(tmp_path, load=()) as server:
         with refused(INTERNAL, pattern):
             server.stub().RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="m"), timeout=LIMIT_S)
+
+
+@pytest.mark.parametrize("batching", ["dynamic_batching { max_queue_delay_microseconds: 600000000 }", "dynamic_batching { }"])
+def test_a_version_that_goes_holds_nothing_back(tmp_path, batching):
+    # Both the hold and the delay are far longer than the test may take.
+    write_identity(tmp_path, "m", max_batch_size=8, extra=batching, parameters={"batcher": "compat"})
+    with held(tmp_path, 100) as stub:
+        call = queue(stub.server, stub, ask("m", value=5.0), 1)
+        stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="m"), timeout=LIMIT_S)
+        all_answered([call])
+
+
+def test_a_timeout_action_that_is_none_fails_the_load(tmp_path):
+    identity(tmp_path, "m", "default_queue_policy { timeout_action: 7 }")
+    with Server(tmp_path, load=()) as server:
+        with refused(INTERNAL, "timeout_action.*REJECT or DELAY.*7"):
+            server.stub().RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="m"), timeout=LIMIT_S)
