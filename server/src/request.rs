@@ -146,6 +146,26 @@ pub struct ValidRequest {
     pub timeline: Option<Box<Timeline>>,
 }
 
+#[cfg(test)]
+impl ValidRequest {
+    /// A request of one row and no tensors, for tests that look at neither.
+    pub(crate) fn empty(id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            options: RequestOptions::default(),
+            parameters: Parameters::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            rows: 1,
+            batch_key: BatchKey::default(),
+            cost: 1,
+            received_at: Timestamp::default(),
+            deadline: None,
+            timeline: None,
+        }
+    }
+}
+
 /// An output tensor of a response.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OutputTensor {

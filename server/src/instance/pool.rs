@@ -445,28 +445,12 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::{BatchKey, Cancellation, Delivery, Parameters, RequestOptions, Responder, ResponseSink, ValidRequest};
+    use crate::request::{Cancellation, Delivery, Responder, ResponseSink, ValidRequest};
 
     struct Nobody;
 
     impl ResponseSink for Nobody {
         fn deliver(&mut self, _: Delivery) {}
-    }
-
-    fn request(id: &str) -> ValidRequest {
-        ValidRequest {
-            id: id.to_owned(),
-            options: RequestOptions::default(),
-            parameters: Parameters::new(),
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-            rows: 1,
-            batch_key: BatchKey::default(),
-            cost: 1,
-            received_at: Timestamp::default(),
-            deadline: None,
-            timeline: None,
-        }
     }
 
     /// A batch of these requests, of which those without a name are padding.
@@ -476,7 +460,7 @@ mod tests {
             let entry = match (*name, stand_in) {
                 ("", Some(padding)) => Entry::padding(padding),
                 _ => Entry {
-                    request: request(name),
+                    request: ValidRequest::empty(name),
                     responder: Responder::new(Box::new(Nobody), Cancellation::default()),
                     queued_at: Timestamp::default(),
                     level: 1,
@@ -496,7 +480,7 @@ mod tests {
 
     #[test]
     fn who_has_a_stand_in_leaves_the_others_their_rows() {
-        let stand_in = Arc::new(request("padding"));
+        let stand_in = Arc::new(ValidRequest::empty("padding"));
         let (kept, taken) = take_out(batch(&["a", "b", "", "c"], Some(&stand_in)), &mut |entry| entry.request.id == "b");
         assert_eq!(left(&kept), [("a", 0), ("padding", 1), ("padding", 2), ("c", 3)]);
         assert_eq!(taken.iter().map(|entry| entry.request.id.as_str()).collect::<Vec<_>>(), ["b"]);
@@ -507,7 +491,7 @@ mod tests {
     fn who_has_none_makes_room_and_padding_alone_does_not_run() {
         let (kept, taken) = take_out(batch(&["a", "b", "c"], None), &mut |entry| entry.request.id == "b");
         assert_eq!((left(&kept), taken.len()), (vec![("a", 0), ("c", 1)], 1));
-        let stand_in = Arc::new(request("padding"));
+        let stand_in = Arc::new(ValidRequest::empty("padding"));
         let (kept, taken) = take_out(batch(&["a", "", "b"], Some(&stand_in)), &mut |_| true);
         assert_eq!((kept.is_empty(), taken.len()), (true, 2));
     }

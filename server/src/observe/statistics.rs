@@ -243,6 +243,12 @@ impl ModelStatistics {
         entry.responder.fail(error);
     }
 
+    /// As [`ModelStatistics::refuse`], of a request that is counted as waiting.
+    pub fn refuse_queued(&self, entry: Entry, error: InferError, stage: Stage, now: Timestamp) {
+        self.leave_queue(entry.level, 1);
+        self.refuse(entry, error, stage, now);
+    }
+
     /// Requests that came to nothing at this stage for this cause.
     pub fn failed_at(&self, stage: Stage, cause: Cause) -> u64 {
         self.lock().counts.stages[stage as usize][cause as usize]

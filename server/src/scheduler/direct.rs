@@ -78,8 +78,7 @@ impl DirectScheduler {
     }
 
     fn refuse(&self, entry: Entry, error: InferError, now: Timestamp) {
-        self.statistics.leave_queue(entry.level, 1);
-        self.statistics.refuse(entry, error, Stage::Admission, now);
+        self.statistics.refuse_queued(entry, error, Stage::Admission, now);
     }
 
     /// By how much a request will be late at least, if it is certain to be.

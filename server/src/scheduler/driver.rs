@@ -72,6 +72,8 @@ pub(crate) struct Driver<T> {
     /// When it last asked for the device.
     asked_at: Option<Timestamp>,
     open: bool,
+    /// Nothing is held back any more.
+    released: bool,
     /// When what waits is next looked through.
     sweep_at: Timestamp,
 }
@@ -90,6 +92,7 @@ impl<T> Driver<T> {
             seat,
             asked_at: None,
             open: true,
+            released: false,
             sweep_at: Timestamp::default(),
         }
     }
@@ -129,15 +132,17 @@ impl<T> Driver<T> {
         wanted
     }
 
-    /// Nothing may be held back any more: the server is stopping.
+    /// Nothing may be held back any more: the server is stopping, or another version serves. Told again, it does nothing.
     pub(crate) fn on_release(&mut self) {
-        self.batcher.release();
+        if !std::mem::replace(&mut self.released, true) {
+            self.batcher.release();
+        }
     }
 
     /// Nobody comes any more: what is held back would wait for ever.
     pub(crate) fn on_close(&mut self) {
         self.open = false;
-        self.batcher.release();
+        self.on_release();
     }
 
     /// Does whatever can be done now. To be called after anything has happened, and when the time of

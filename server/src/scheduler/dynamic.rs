@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::clock::{self, Timestamp};
 use crate::config::DynamicBatching;
-use crate::error::{InferError, RequestTag};
+use crate::error::InferError;
 use crate::instance::InstancePool;
 use crate::instance::device::{Claim, DevicePermit};
 use crate::observe::statistics::{ModelStatistics, Stage};
@@ -15,7 +15,7 @@ use super::batcher::{DynamicBatcher, Ran};
 use super::drive::{Note, Surroundings, Task};
 use super::driver::{Action, Driver, Reason};
 use super::mailbox::{Mailbox, Unposted};
-use super::queue::{Lapse, Refusal, Waiting};
+use super::queue::Waiting;
 use super::timer::{Alarm, Timer};
 
 /// Most entries on their way to the task, whatever the levels allow.
@@ -104,7 +104,7 @@ impl Scheduler for DynamicScheduler {
                     }
                     Unposted::Closed(entry) => (entry, InferError::SchedulerStopped),
                 };
-                refuse(&self.statistics, entry, error, Stage::Admission, clock::now());
+                self.statistics.refuse_queued(entry, error, Stage::Admission, clock::now());
             }
         }
     }
@@ -129,16 +129,7 @@ impl Surroundings for Model {
     }
 
     fn waiting(&self, entry: Entry) -> (u64, Waiting<Entry>) {
-        let waiting = Waiting {
-            rows: entry.request.rows,
-            cost: entry.request.cost,
-            key: entry.request.batch_key.clone(),
-            queued_at: entry.queued_at,
-            start_by: entry.deadline,
-            finish_by: entry.request.deadline,
-            delayed_from: entry.delayed_from,
-            item: entry,
-        };
+        let waiting = Waiting::from(entry);
         (waiting.item.request.options.priority, waiting)
     }
 
@@ -153,13 +144,13 @@ impl Surroundings for Model {
                 let batch = self.instances.try_submit_with(self.permit.take(), batch).err()?;
                 let id = batch.origin.id;
                 for member in batch {
-                    refuse(&self.statistics, member.item, InferError::SchedulerStopped, Stage::Queue, now);
+                    self.statistics.refuse_queued(member.item, InferError::SchedulerStopped, Stage::Queue, now);
                 }
                 return Some(id);
             }
             Action::Refuse(entry, reason) => {
                 let (error, stage) = error_for(&entry, reason);
-                refuse(&self.statistics, entry, error, stage, now);
+                self.statistics.refuse_queued(entry, error, stage, now);
             }
             Action::Ask => {
                 let mailbox = Arc::clone(&self.mailbox);
@@ -200,27 +191,18 @@ impl Drop for Ending {
         for _ in 0..2 {
             // What it had taken, and what still lies there.
             for entry in std::mem::take(&mut post.arrivals) {
-                refuse(&model.statistics, entry, InferError::SchedulerStopped, Stage::Queue, now);
+                model.statistics.refuse_queued(entry, InferError::SchedulerStopped, Stage::Queue, now);
             }
             mailbox.take(post);
         }
     }
 }
 
-fn refuse(statistics: &ModelStatistics, entry: Entry, error: InferError, stage: Stage, now: Timestamp) {
-    statistics.leave_queue(entry.level, 1);
-    statistics.refuse(entry, error, stage, now);
-}
-
 /// What its client is told, and where the request was.
 fn error_for(entry: &Entry, reason: Reason) -> (InferError, Stage) {
     match reason {
-        Reason::Refused(Refusal::Full { retry_after }) => {
-            (InferError::QueueFull { tag: RequestTag(entry.request.id.clone()), retry_after }, Stage::Admission)
-        }
-        Reason::Refused(Refusal::Unreachable { retry_after }) => (InferError::Unreachable { retry_after }, Stage::Admission),
-        Reason::Lapsed(Lapse::Expired) => (InferError::Expired, Stage::Queue),
-        Reason::Lapsed(Lapse::Unreachable) => (InferError::Unreachable { retry_after: None }, Stage::Queue),
+        Reason::Refused(refusal) => (refusal.error(entry), Stage::Admission),
+        Reason::Lapsed(lapse) => (lapse.error(), Stage::Queue),
         Reason::Gone => (InferError::Cancelled, Stage::Queue),
     }
 }

@@ -47,7 +47,8 @@ pub trait Scheduler: Send + Sync {
         Vec::new()
     }
 
-    /// Holds nothing back any more: the server is stopping, and what waits for more to come would wait in vain.
+    /// Holds nothing back any more: the server is stopping or another version serves, and what waits for more to come
+    /// would wait in vain.
     fn release(&self) {}
 }
 
@@ -125,7 +126,7 @@ impl ModelHandle {
         loads
     }
 
-    /// Holds nothing back any more; called when the server stops.
+    /// Holds nothing back any more; called when the server stops, and when the version is replaced or unloaded.
     pub fn release(&self) {
         self.scheduler.release();
     }

@@ -123,19 +123,6 @@ impl<T> DynamicBatcher<T> {
         })
     }
 
-    /// How long the last batch had waited for others although an instance was idle.
-    pub fn last_window(&self) -> Duration {
-        match &self.policy {
-            Policy::Default(queue) => queue.window().last(),
-            Policy::Compat(_) => Duration::ZERO,
-        }
-    }
-
-    /// The fit of execution time against cost.
-    pub fn fit(&self) -> &fit::ExecutionFit {
-        &self.forecast.fit
-    }
-
     /// Takes an entry of this priority (0 or an unknown one: the default level). Entries for which `is_gone` holds do
     /// not hold places for ever: where its level is full, they are moved to `gone` (at once, or after as many refusals
     /// as pay for the search).

@@ -92,10 +92,6 @@ impl<T> UrgentFirst<T> {
         self.buckets.level_len(level)
     }
 
-    pub(super) fn window(&self) -> &Window {
-        &self.window
-    }
-
     /// Takes an entry, or says why not.
     pub(super) fn push(
         &mut self,

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::request::BatchKey;
+use crate::error::{InferError, RequestTag};
+use crate::request::{BatchKey, Entry};
 
 mod buckets;
 mod lane;
@@ -33,6 +34,21 @@ pub struct Waiting<T> {
     pub delayed_from: Option<Timestamp>,
 }
 
+impl From<Entry> for Waiting<Entry> {
+    fn from(entry: Entry) -> Self {
+        Self {
+            rows: entry.request.rows,
+            cost: entry.request.cost,
+            key: entry.request.batch_key.clone(),
+            queued_at: entry.queued_at,
+            start_by: entry.deadline,
+            finish_by: entry.request.deadline,
+            delayed_from: entry.delayed_from,
+            item: entry,
+        }
+    }
+}
+
 /// Why an entry was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -48,6 +64,16 @@ pub enum Refusal {
     },
 }
 
+impl Refusal {
+    /// What the client of `entry` is told.
+    pub fn error(self, entry: &Entry) -> InferError {
+        match self {
+            Self::Full { retry_after } => InferError::QueueFull { tag: RequestTag(entry.request.id.clone()), retry_after },
+            Self::Unreachable { retry_after } => InferError::Unreachable { retry_after },
+        }
+    }
+}
+
 /// Why an entry that waited will not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lapse {
@@ -55,4 +81,14 @@ pub enum Lapse {
     Expired,
     /// It would not be done in time any more if it started now.
     Unreachable,
+}
+
+impl Lapse {
+    /// What its client is told.
+    pub fn error(self) -> InferError {
+        match self {
+            Self::Expired => InferError::Expired,
+            Self::Unreachable => InferError::Unreachable { retry_after: None },
+        }
+    }
 }

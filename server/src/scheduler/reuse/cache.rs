@@ -147,24 +147,12 @@ fn weight(response: &InferResponse) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::{BatchKey, ComputeTiming, RequestOptions, ValidRequest};
+    use crate::request::{ComputeTiming, ValidRequest};
     use crate::scheduler::reuse::key::Target;
     use crate::tensor::{DataType, Shape};
 
     fn key(number: u64) -> RequestKey {
-        let request = ValidRequest {
-            id: String::new(),
-            options: RequestOptions::default(),
-            parameters: Parameters::new(),
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-            rows: 1,
-            batch_key: BatchKey::default(),
-            cost: 1,
-            received_at: crate::clock::Timestamp::default(),
-            deadline: None,
-            timeline: None,
-        };
+        let request = ValidRequest::empty("");
         RequestKey::of(&Target { model: "m", version: 1, load: number, composing: &[] }, &request).unwrap()
     }
 

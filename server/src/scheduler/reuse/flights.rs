@@ -349,7 +349,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::request::{BatchKey, Parameters, RequestOptions, ValidRequest};
+    use crate::request::ValidRequest;
     use crate::scheduler::reuse::key::Target;
 
     /// One step of a random life: who and what is chosen among those that there are.
@@ -378,19 +378,7 @@ mod tests {
     }
 
     fn key(number: u64) -> RequestKey {
-        let request = ValidRequest {
-            id: String::new(),
-            options: RequestOptions::default(),
-            parameters: Parameters::new(),
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-            rows: 1,
-            batch_key: BatchKey::default(),
-            cost: 1,
-            received_at: Timestamp::default(),
-            deadline: None,
-            timeline: None,
-        };
+        let request = ValidRequest::empty("");
         RequestKey::of(&Target { model: "m", version: 1, load: number, composing: &[] }, &request).unwrap()
     }
 

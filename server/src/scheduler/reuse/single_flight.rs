@@ -166,8 +166,7 @@ impl SharedAnswers {
     /// Refuses a follower that waited in vain.
     fn refuse(&self, left: Left<Follower>, error: InferError, now: Timestamp) {
         let Left { item: Follower { entry, .. }, abandoned } = left;
-        self.origin.statistics.leave_queue(entry.level, 1);
-        self.origin.statistics.refuse(entry, error, Stage::Queue, now);
+        self.origin.statistics.refuse_queued(entry, error, Stage::Queue, now);
         abandoned.iter().for_each(Cancellation::cancel);
     }
 
@@ -227,9 +226,7 @@ impl SharedAnswers {
                 error if error.is_refusal() => Stage::Admission,
                 _ => Stage::Execution,
             };
-            let statistics = &self.origin.statistics;
-            statistics.leave_queue(entry.level, 1);
-            statistics.refuse(entry, error, stage, now);
+            self.origin.statistics.refuse_queued(entry, error, stage, now);
         }
     }
 

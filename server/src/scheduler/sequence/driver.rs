@@ -16,7 +16,6 @@ use crate::request::{Entry, ValidRequest};
 
 use super::super::Scheduler;
 use super::super::batcher::{DynamicBatcher, Ran, Room};
-use super::super::queue::{self, Waiting};
 use super::super::timer::{Bell, Timer};
 use super::rows::{Patience, Rows, next_rows};
 use super::sequences::{Arrival, Key, Lapse, Limits, Refusal, Sequences, Taken};
@@ -92,9 +91,8 @@ impl Scheduler for SequenceScheduler {
                     mpsc::error::TrySendError::Full(entry) => (entry, false),
                     mpsc::error::TrySendError::Closed(entry) => (entry, true),
                 };
-                self.statistics.leave_queue(entry.level, 1);
                 let error = if stopped { InferError::SchedulerStopped } else { entry.queue_full() };
-                self.statistics.refuse(entry, error, Stage::Admission, clock::now());
+                self.statistics.refuse_queued(entry, error, Stage::Admission, clock::now());
             }
         }
     }
@@ -322,11 +320,7 @@ impl Task {
         }
         let Some(batcher) = &mut self.lanes[instance].batcher else { return };
         for (entry, lapse) in batcher.expire(now) {
-            let error = match lapse {
-                queue::Lapse::Expired => InferError::Expired,
-                queue::Lapse::Unreachable => InferError::Unreachable { retry_after: None },
-            };
-            self.refuse(entry, error, Stage::Queue, now);
+            self.refuse(entry, lapse.error(), Stage::Queue, now);
         }
         loop {
             let room = self.room(instance);
@@ -348,28 +342,13 @@ impl Task {
 
     fn batch_later(&mut self, instance: usize, entry: Entry, now: Timestamp) {
         let Some(batcher) = &mut self.lanes[instance].batcher else { return };
-        let waiting = Waiting {
-            rows: entry.request.rows,
-            cost: entry.request.cost,
-            key: entry.request.batch_key.clone(),
-            queued_at: entry.queued_at,
-            start_by: entry.deadline,
-            finish_by: entry.request.deadline,
-            delayed_from: None,
-            item: entry,
-        };
         let mut gone = Vec::new();
-        let pushed = batcher.push(now, 0, waiting, is_gone, &mut gone);
+        let pushed = batcher.push(now, 0, entry.into(), is_gone, &mut gone);
         for entry in gone {
             self.refuse(entry, InferError::Cancelled, Stage::Queue, now);
         }
         if let Err((entry, refusal)) = pushed {
-            let error = match refusal {
-                queue::Refusal::Full { retry_after } => {
-                    InferError::QueueFull { tag: RequestTag(entry.request.id.clone()), retry_after }
-                }
-                queue::Refusal::Unreachable { retry_after } => InferError::Unreachable { retry_after },
-            };
+            let error = refusal.error(&entry);
             self.refuse(entry, error, Stage::Queue, now);
         }
     }
@@ -377,13 +356,13 @@ impl Task {
     /// While an instance runs, one batch may be ready behind it. Where answers must keep the order of the requests, one
     /// batch is under way at a time.
     fn room(&self, instance: usize) -> Room {
-        let is_ordered = match &self.strategy {
-            SequenceStrategy::Oldest { batching, .. } => batching.preserve_ordering,
-            SequenceStrategy::Direct { .. } => true,
+        let prepares_batches = match &self.strategy {
+            SequenceStrategy::Oldest { batching, .. } => batching.prepares_batches(),
+            SequenceStrategy::Direct { .. } => false,
         };
         match self.lanes[instance].in_flight {
             0 => Room::Idle,
-            1 if !is_ordered => Room::Behind,
+            1 if prepares_batches => Room::Behind,
             _ => Room::None,
         }
     }
@@ -435,8 +414,7 @@ impl Task {
     }
 
     fn refuse(&self, entry: Entry, error: InferError, stage: Stage, now: Timestamp) {
-        self.statistics.leave_queue(entry.level, 1);
-        self.statistics.refuse(entry, error, stage, now);
+        self.statistics.refuse_queued(entry, error, stage, now);
     }
 
     fn wake_by(&mut self, time: Option<Timestamp>) {
