@@ -1,53 +1,56 @@
-//! Pooling on the CPU: one pass over the positions that count, vectors of components in the inner loop.
+//! Plain pooling; the fast version is being written.
 
-use super::{NORMALIZE_EPSILON, PoolSpec, Pooling, View};
+use std::ops::Range;
 
-/// Fills `out: [rows, modes * n]`, which must hold zeros.
-pub(super) fn pool(view: View<'_>, spec: &PoolSpec, out: &mut [f32]) {
-    let View { rows, width, n, .. } = view;
+use super::{NORMALIZE_EPSILON, PoolSpec, Pooling};
+use crate::team::Team;
+
+pub(super) fn pool(
+    team: &Team,
+    hidden: &[f32],
+    n: usize,
+    sequences: &[Range<usize>],
+    columns: &[u32],
+    spec: &PoolSpec,
+    output: &mut [f32],
+) {
+    output.fill(0.0);
     let joined = spec.modes.len() * n;
-    assert_eq!(view.hidden.len(), rows * width * n, "hidden and its sizes disagree");
-    assert_eq!(view.mask.len(), rows * width, "mask and its sizes disagree");
-    assert_eq!(out.len(), rows * joined, "the result and its sizes disagree");
-    if width == 0 || n == 0 {
-        return;
+    for (rows, output) in sequences.iter().zip(output.chunks_exact_mut(joined)) {
+        for (mode, output) in spec.modes.iter().zip(output.chunks_exact_mut(n)) {
+            one(hidden, rows.clone(), columns, *mode, output);
+        }
     }
-    let rows_in = view.hidden.chunks_exact(width * n).zip(view.mask.chunks_exact(width));
-    for ((hidden, mask), out) in rows_in.zip(out.chunks_exact_mut(joined)) {
-        for (mode, out) in spec.modes.iter().zip(out.chunks_exact_mut(n)) {
-            one_row(hidden, mask, *mode, out);
-        }
-        if spec.normalize {
-            normalize(out);
-        }
+    if spec.normalize {
+        normalize(team, output, joined);
     }
 }
 
-/// One row and one mode: `hidden: [width, n]`, `mask: [width]`, `out: [n]` holding zeros.
-fn one_row(hidden: &[f32], mask: &[i64], mode: Pooling, out: &mut [f32]) {
+/// One sequence and one mode; `out` holds zeros.
+fn one(hidden: &[f32], rows: Range<usize>, columns: &[u32], mode: Pooling, out: &mut [f32]) {
     let n = out.len();
-    let token = |position: usize| &hidden[position * n..][..n];
-    let Some(first) = mask.iter().position(|&m| m != 0) else { return };
-    let kept = || mask.iter().enumerate().skip(first).filter(|(_, m)| **m != 0).map(|(position, _)| position);
+    let token = |row: usize| &hidden[row * n..][..n];
+    if rows.is_empty() {
+        return;
+    }
     match mode {
-        Pooling::Cls => out.copy_from_slice(token(first)),
-        Pooling::Last => out.copy_from_slice(token(kept().next_back().unwrap_or(first))),
+        Pooling::Cls => out.copy_from_slice(token(rows.start)),
+        Pooling::Last => out.copy_from_slice(token(rows.end - 1)),
         Pooling::Max => {
-            out.copy_from_slice(token(first));
-            for position in kept().skip(1) {
-                for (o, &x) in out.iter_mut().zip(token(position)) {
+            out.copy_from_slice(token(rows.start));
+            for row in rows.skip(1) {
+                for (o, &x) in out.iter_mut().zip(token(row)) {
                     *o = if x > *o { x } else { *o };
                 }
             }
         }
         Pooling::Mean | Pooling::MeanSqrtLen | Pooling::WeightedMean => {
             let weighted = mode == Pooling::WeightedMean;
-            let (mut count, mut total) = (0f32, 0f32);
-            for position in kept() {
-                let weight = if weighted { (position - first + 1) as f32 } else { 1.0 };
-                count += 1.0;
+            let (count, mut total) = (rows.len() as f32, 0f32);
+            for row in rows.clone() {
+                let weight = if weighted { (columns[row] - columns[rows.start] + 1) as f32 } else { 1.0 };
                 total += weight;
-                for (o, &x) in out.iter_mut().zip(token(position)) {
+                for (o, &x) in out.iter_mut().zip(token(row)) {
                     *o += x * weight;
                 }
             }
@@ -57,10 +60,11 @@ fn one_row(hidden: &[f32], mask: &[i64], mode: Pooling, out: &mut [f32]) {
     }
 }
 
-/// Scales a row to unit length. The square of the length is summed in f64, so large rows do not overflow.
-fn normalize(row: &mut [f32]) {
-    let square: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-    let length = square.sqrt().max(f64::from(NORMALIZE_EPSILON));
-    let scale = 1.0 / length;
-    row.iter_mut().for_each(|x| *x = (f64::from(*x) * scale) as f32);
+/// The square of the length is summed in f64, so large rows do not overflow.
+pub(super) fn normalize(_team: &Team, values: &mut [f32], n: usize) {
+    for row in values.chunks_exact_mut(n) {
+        let square: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+        let scale = 1.0 / square.sqrt().max(f64::from(NORMALIZE_EPSILON));
+        row.iter_mut().for_each(|x| *x = (f64::from(*x) * scale) as f32);
+    }
 }
