@@ -79,10 +79,10 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    unsafe fn exp2_of_rounded(self) -> Self {
+    unsafe fn times_exp2(self, rounded: Self) -> Self {
         unsafe {
-            let biased = _mm512_add_epi32(_mm512_castps_si512(self.0), _mm512_set1_epi32(127));
-            Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased)))
+            let exponents = _mm512_slli_epi32::<23>(_mm512_castps_si512(rounded.0));
+            Avx512(_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self.0), exponents)))
         }
     }
     #[inline(always)]

@@ -10,6 +10,8 @@ mod avx2;
 mod avx512;
 pub(crate) mod math;
 mod portable;
+#[cfg(test)]
+mod tests;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
@@ -54,8 +56,9 @@ pub(crate) trait Simd: Copy {
     unsafe fn abs(self) -> Self;
     /// `if self < other { then } else { otherwise }`, lane by lane; false for NaN.
     unsafe fn select_less(self, other: Self, then: Self, otherwise: Self) -> Self;
-    /// `2^n` for lanes holding the bits of `12582912.0 + n`, `n` an integer from -126 to 127.
-    unsafe fn exp2_of_rounded(self) -> Self;
+    /// `self * 2^n`, exactly, for lanes of `rounded` that hold `12582912.0 + n` with `n` an integer. The result and `self`
+    /// must be normal numbers, or `self` NaN and `n` 0.
+    unsafe fn times_exp2(self, rounded: Self) -> Self;
     /// The sum of all lanes, in a fixed order.
     unsafe fn sum(self) -> f32;
     /// The largest lane; lanes must not be NaN.

@@ -84,8 +84,8 @@ impl Simd for Portable {
         Portable(std::array::from_fn(|lane| if self.0[lane] < other.0[lane] { then.0[lane] } else { otherwise.0[lane] }))
     }
     #[inline(always)]
-    unsafe fn exp2_of_rounded(self) -> Self {
-        Portable(self.0.map(|x| f32::from_bits(x.to_bits().wrapping_add(127) << 23)))
+    unsafe fn times_exp2(self, rounded: Self) -> Self {
+        self.zip(rounded, |x, rounded| f32::from_bits(x.to_bits().wrapping_add(rounded.to_bits() << 23)))
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
