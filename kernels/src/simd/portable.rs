@@ -32,6 +32,10 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        if count == Self::LANES {
+            // SAFETY: all of them are readable.
+            return unsafe { Self::load(from) };
+        }
         let mut lanes = [0.0; 8];
         for (lane, value) in lanes.iter_mut().enumerate().take(count) {
             // SAFETY: the caller promises `count` readable numbers.
@@ -41,6 +45,10 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn store_first(self, to: *mut f32, count: usize) {
+        if count == Self::LANES {
+            // SAFETY: there is room for all of them.
+            return unsafe { self.store(to) };
+        }
         for (lane, value) in self.0.iter().enumerate().take(count) {
             // SAFETY: the caller promises room for `count` numbers.
             unsafe { *to.add(lane) = *value };

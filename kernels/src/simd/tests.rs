@@ -197,7 +197,7 @@ fn parts_of_vectors_touch_nothing_behind_them() {
     for isa in Isa::available() {
         let lanes = if isa < Isa::Avx512 { 8 } else { 16 };
         for (read, written) in (0..=lanes).flat_map(|read| (0..=lanes).map(move |written| (read, written))) {
-            let mut target = vec![-1f32; 20];
+            let mut target = [-1f32; 20];
             let (from, to) = (&source[..read], &mut target[..written]);
             with_simd!(isa, copy(from: &[f32], to: &mut [f32]));
             for (index, value) in target.iter().enumerate() {
