@@ -9,6 +9,8 @@
 //! Source: Hendrycks and Gimpel 2016 (GELU and its approximations), Ramachandran et al. 2017 (SiLU).
 
 pub(crate) mod cpu;
+#[cfg(test)]
+pub(crate) mod twin;
 
 /// A function that is applied to every number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
