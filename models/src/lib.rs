@@ -28,6 +28,7 @@ mod json;
 
 pub use card::{Choice, ModelCard, Task, Tower};
 pub use error::ModelError;
+pub use kernels::matmul::Precision;
 pub use plan::cpu::{CpuExecutor, CpuModel};
 pub use plan::{Batch, Executor, Output, Plan};
 pub use tokenizer::{Encoded, Tokenizer};

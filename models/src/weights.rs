@@ -86,9 +86,7 @@ impl Weights {
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
         let single = dir.join(WEIGHTS_FILE);
         if single.exists() {
-            let mut weights = Weights { files: Vec::new(), tensors: HashMap::new(), origin: single.clone() };
-            weights.add(&single)?;
-            return Ok(weights);
+            return Weights::open_file(&single);
         }
         let Some(index) = JsonFile::read(&dir.join(INDEX_FILE))? else {
             return Err(ModelError::FileMissing { path: single, hint: MISSING_HINT });
@@ -97,6 +95,16 @@ impl Weights {
         for shard in shards(&index)? {
             weights.add(&dir.join(shard))?;
         }
+        Ok(weights)
+    }
+
+    /// Opens one safetensors file, whatever its name.
+    ///
+    /// # Errors
+    /// Those of [`Weights::open`].
+    pub fn open_file(path: &Path) -> Result<Self, ModelError> {
+        let mut weights = Weights { files: Vec::new(), tensors: HashMap::new(), origin: path.to_path_buf() };
+        weights.add(path)?;
         Ok(weights)
     }
 
@@ -124,6 +132,11 @@ impl Weights {
     /// Whether there is a tensor of that name.
     pub fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
+    }
+
+    /// The stored shape of a tensor; `None` if there is none of that name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|stored| &stored.shape[..])
     }
 
     /// The first of `prefixes` for which `prefix + name` is a tensor.
