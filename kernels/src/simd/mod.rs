@@ -38,6 +38,14 @@ pub(crate) trait Simd: Copy {
     unsafe fn load_first(from: *const f32, count: usize) -> Self;
     /// Writes the first `count <= LANES` lanes and nothing behind them.
     unsafe fn store_first(self, to: *mut f32, count: usize);
+    /// Reads `LANES` bf16 of two bytes each; `from` need not be aligned.
+    unsafe fn load_bf16(from: *const u8) -> Self;
+    /// Reads `LANES` f16 of two bytes each; `from` need not be aligned.
+    unsafe fn load_f16(from: *const u8) -> Self;
+    /// The first `count <= LANES` lanes, the others 0.
+    unsafe fn first(self, count: usize) -> Self;
+    /// Lanes 1, 0, 3, 2, 5, 4, ...
+    unsafe fn swap_pairs(self) -> Self;
     /// Lane by lane.
     unsafe fn add(self, other: Self) -> Self;
     /// Lane by lane.

@@ -47,6 +47,26 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
+    unsafe fn load_bf16(from: *const u8) -> Self {
+        // SAFETY: the caller promises eight readable numbers of two bytes.
+        let halves = unsafe { from.cast::<[[u8; 2]; 8]>().read_unaligned() };
+        Portable(halves.map(|half| half::bf16::from_le_bytes(half).to_f32()))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u8) -> Self {
+        // SAFETY: the caller promises eight readable numbers of two bytes.
+        let halves = unsafe { from.cast::<[[u8; 2]; 8]>().read_unaligned() };
+        Portable(halves.map(|half| half::f16::from_le_bytes(half).to_f32()))
+    }
+    #[inline(always)]
+    unsafe fn first(self, count: usize) -> Self {
+        Portable(std::array::from_fn(|lane| if lane < count { self.0[lane] } else { 0.0 }))
+    }
+    #[inline(always)]
+    unsafe fn swap_pairs(self) -> Self {
+        Portable(std::array::from_fn(|lane| self.0[lane ^ 1]))
+    }
+    #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
         self.zip(other, |a, b| a + b)
     }
