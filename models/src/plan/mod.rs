@@ -136,6 +136,26 @@ pub(crate) enum Step {
     Normalize { values: BufferId },
 }
 
+impl Step {
+    /// What a profile calls it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Step::Embed { .. } => "embed",
+            Step::Patches { .. } => "patches",
+            Step::Assemble { .. } => "assemble",
+            Step::Norm { .. } => "norm",
+            Step::Linear { .. } => "linear",
+            Step::Gate { .. } => "gate",
+            Step::Rotary { .. } => "rotary",
+            Step::Attention { .. } => "attention",
+            Step::Probe { .. } => "probe",
+            Step::Pool { .. } => "pool",
+            Step::Take { .. } => "take",
+            Step::Normalize { .. } => "normalize",
+        }
+    }
+}
+
 /// What a model computes. See the [module](self).
 #[derive(Debug)]
 pub struct Plan {
