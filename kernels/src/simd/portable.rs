@@ -53,6 +53,26 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
+    unsafe fn load_bf16(from: *const u8) -> Self {
+        // SAFETY: the caller promises eight readable numbers of two bytes.
+        let halves = unsafe { from.cast::<[[u8; 2]; 8]>().read_unaligned() };
+        Portable(halves.map(|half| half::bf16::from_le_bytes(half).to_f32()))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u8) -> Self {
+        // SAFETY: the caller promises eight readable numbers of two bytes.
+        let halves = unsafe { from.cast::<[[u8; 2]; 8]>().read_unaligned() };
+        Portable(halves.map(|half| half::f16::from_le_bytes(half).to_f32()))
+    }
+    #[inline(always)]
+    unsafe fn first(self, count: usize) -> Self {
+        Portable(std::array::from_fn(|lane| if lane < count { self.0[lane] } else { 0.0 }))
+    }
+    #[inline(always)]
+    unsafe fn swap_pairs(self) -> Self {
+        Portable(std::array::from_fn(|lane| self.0[lane ^ 1]))
+    }
+    #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
         self.zip(other, |a, b| a + b)
     }
@@ -90,8 +110,8 @@ impl Simd for Portable {
         Portable(std::array::from_fn(|lane| if self.0[lane] < other.0[lane] { then.0[lane] } else { otherwise.0[lane] }))
     }
     #[inline(always)]
-    unsafe fn exp2_of_rounded(self) -> Self {
-        Portable(self.0.map(|x| f32::from_bits(x.to_bits().wrapping_add(127) << 23)))
+    unsafe fn times_exp2(self, rounded: Self) -> Self {
+        self.zip(rounded, |x, rounded| f32::from_bits(x.to_bits().wrapping_add(rounded.to_bits() << 23)))
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
