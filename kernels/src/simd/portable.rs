@@ -11,6 +11,12 @@ impl Portable {
     fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
         Portable(std::array::from_fn(|lane| f(self.0[lane], other.0[lane])))
     }
+
+    /// Applies `f` to the bits of every lane.
+    #[inline(always)]
+    pub(crate) fn map_bits(self, f: impl Fn(u32) -> u32) -> Self {
+        Portable(self.0.map(|x| f32::from_bits(f(x.to_bits()))))
+    }
 }
 
 impl Simd for Portable {
