@@ -119,7 +119,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn times_exp2(self, rounded: Self) -> Self {
-        self.zip(rounded, |x, rounded| f32::from_bits(x.to_bits().wrapping_add(rounded.to_bits() << 23)))
+        self.zip(rounded, |x, rounded| x * f32::from_bits(rounded.to_bits().wrapping_add(127) << 23))
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
