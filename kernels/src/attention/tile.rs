@@ -206,18 +206,19 @@ unsafe fn only<S: Vector>(x: S, first: usize, seen: &Range<usize>, otherwise: S)
     }
 }
 
-/// Adds `R` rows of `a` times a panel of `C` vectors to the sums, term by term.
+/// Adds `R` rows of `a` times a panel of `C` vectors to the sums, term by term. The sums come and go by value: behind a
+/// reference, they would be written to memory in every step.
 ///
 /// # Safety
 /// The instructions of `S` are available; `a` has `R` rows and `b` one panel, `depth` long; `depth <= CHUNK` unless `a` is
 /// laid out in chunks.
 #[inline(always)]
 unsafe fn accumulate<S: Vector, const R: usize, const C: usize>(
-    sums: &mut [[S; C]; R],
+    mut sums: [[S; C]; R],
     a: *const f32,
     b: *const f32,
     depth: usize,
-) {
+) -> [[S; C]; R] {
     // SAFETY: all that is read lies in the rows and the panel.
     unsafe {
         let mut done = 0;
@@ -239,6 +240,7 @@ unsafe fn accumulate<S: Vector, const R: usize, const C: usize>(
             done += count;
         }
     }
+    sums
 }
 
 /// Scores or weights of `R` queries: see [`Scores`].
@@ -298,7 +300,7 @@ unsafe fn panel<S: Vector, const R: usize, const C: usize>(block: &Scores<'_>, k
                 }
             }
         }
-        accumulate(&mut sums, block.queries, block.keys.add(key * block.depth), block.depth);
+        let sums = accumulate(sums, block.queries, block.keys.add(key * block.depth), block.depth);
         let to = block.to.add(key);
         if block.raw {
             for (r, sums) in sums.iter().enumerate() {
@@ -389,8 +391,7 @@ unsafe fn columns<S: Vector, const R: usize, const C: usize>(block: &Values<'_>,
     // SAFETY: as of `values`; stores are masked at the end of the head.
     unsafe {
         let panel = block.values.add(column * block.packed + block.seen.start * C * S::LANES);
-        let mut sums = [[S::splat(0.0); C]; R];
-        accumulate(&mut sums, block.weights.add(block.seen.start), panel, block.seen.len());
+        let sums = accumulate([[S::splat(0.0); C]; R], block.weights.add(block.seen.start), panel, block.seen.len());
         let whole = column + C * S::LANES <= block.head_size;
         for (r, sums) in sums.iter().enumerate() {
             let gain = S::splat(block.gain[r]);
@@ -421,8 +422,12 @@ pub(super) unsafe fn products<S: Vector, const R: usize>(block: &Products) {
     for panel in 0..block.count {
         // SAFETY: as of this function.
         unsafe {
-            let mut sums = [[S::splat(0.0); 2]; R];
-            accumulate(&mut sums, block.rows, block.panels.add(panel * 2 * S::LANES * block.depth), block.depth);
+            let sums = accumulate(
+                [[S::splat(0.0); 2]; R],
+                block.rows,
+                block.panels.add(panel * 2 * S::LANES * block.depth),
+                block.depth,
+            );
             for (r, sums) in sums.iter().enumerate() {
                 for (c, sum) in sums.iter().enumerate() {
                     sum.store(block.to.add(r * block.step + (panel * 2 + c) * S::LANES));
