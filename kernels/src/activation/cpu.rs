@@ -2,7 +2,11 @@
 
 use super::Activation;
 use crate::simd::Simd;
-use crate::simd::math::{exp, gelu};
+use crate::simd::math::{gelu, sigmoid, tanh};
+
+/// What bounds `x` from below before it is multiplied by a sigmoid, so that minus infinity does not meet 0: the products
+/// are 0 or next to it there.
+const LEAST_FACTOR: f32 = -1e4;
 
 /// The activation of every lane.
 ///
@@ -16,31 +20,16 @@ pub(crate) unsafe fn apply<S: Simd>(activation: Activation, x: S) -> S {
             Activation::Identity => x,
             Activation::Gelu => gelu(x),
             Activation::GeluTanh => {
-                let inner = x.mul(x).mul_add(S::splat(0.044_715), S::splat(1.0)).mul(x).mul(S::splat(0.797_884_56));
-                // (1 + tanh(a)) / 2 = sigmoid(2 a).
-                x.mul(sigmoid(inner.add(inner)))
+                // (1 + tanh(a)) / 2 = sigmoid(2 a). Beyond the bounds it is 0 or 1, and cubes would overflow.
+                let bounded = S::splat(12.0).min(S::splat(-12.0).max(x));
+                let inner = bounded.mul(bounded).mul_add(S::splat(0.071_354_82), S::splat(1.595_769)).mul(bounded);
+                S::splat(LEAST_FACTOR).max(x).mul(sigmoid(inner))
             }
-            Activation::QuickGelu => x.mul(sigmoid(x.mul(S::splat(1.702)))),
-            Activation::Relu => x.max(S::splat(0.0)),
-            Activation::Silu => x.mul(sigmoid(x)),
+            Activation::QuickGelu => S::splat(LEAST_FACTOR).max(x).mul(sigmoid(x.mul(S::splat(1.702)))),
+            Activation::Relu => S::splat(0.0).max(x),
+            Activation::Silu => S::splat(LEAST_FACTOR).max(x).mul(sigmoid(x)),
             Activation::Tanh => tanh(x),
             Activation::Sigmoid => sigmoid(x),
         }
-    }
-}
-
-#[inline(always)]
-unsafe fn sigmoid<S: Simd>(x: S) -> S {
-    // SAFETY: as of the caller.
-    unsafe { S::splat(1.0).div(S::splat(1.0).add(exp(S::splat(0.0).sub(x)))) }
-}
-
-#[inline(always)]
-unsafe fn tanh<S: Simd>(x: S) -> S {
-    // SAFETY: as of the caller.
-    unsafe {
-        // 1 - 2 / (exp(2x) + 1)
-        let e = exp(x.add(x));
-        S::splat(1.0).sub(S::splat(2.0).div(e.add(S::splat(1.0))))
     }
 }
