@@ -1,16 +1,25 @@
-//! Numeric operations, each with a plain specification and a fast version, and safe memory maps.
+//! Numeric operations on the CPU, each with a plain specification and a fast version, and safe memory maps.
 //!
-//! Owns: one folder per operation (`mod.rs` the contract, `twin.rs` the specification, `cpu.rs` the fast version)
-//! and [`mapped`]. May import: candle-core. Must never import: anything that knows requests, models or tokio.
+//! Owns: one folder per operation (`mod.rs` the contract, `twin.rs` the specification, `cpu.rs` the fast version), the threads
+//! that share an operation ([`team`]), vector instructions ([`isa`], `simd`), [`aligned`] memory and [`mapped`] files. May
+//! import: rayon, half. Must never import: anything that knows requests, models or tokio.
+//!
+//! Operations work on plain slices that their caller owns, usually parts of an arena; none allocates. Sizes are checked with
+//! assertions: a caller fixes them when it makes its plan, so a mismatch is a mistake in a program and never comes from input.
 //!
 //! This is the only crate of the workspace in which `unsafe` may appear.
 
-pub mod error;
-pub mod gelu;
+pub mod activation;
+pub mod aligned;
+pub mod attention;
+pub mod embed;
+pub mod gate;
+pub mod isa;
 pub mod mapped;
+pub mod matmul;
 pub mod norm;
 pub mod pool;
+pub mod rotary;
+pub mod team;
 
-mod arguments;
-
-pub use error::KernelError;
+mod simd;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use kernels::KernelError;
+use kernels::team::TeamError;
 
 /// Why a model could not be loaded or run. The texts name files, fields, tensors and inputs, never file contents, and
 /// are safe to send to a client.
@@ -151,9 +151,13 @@ pub enum ModelError {
         /// What is allowed.
         expected: String,
     },
-    /// An operation of the kernels crate refused its arguments.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
+    /// The threads of a model cannot be started.
+    #[error("{source}; ask for fewer threads")]
+    Threads {
+        /// What the operating system said.
+        #[source]
+        source: TeamError,
+    },
     /// The tensor library failed.
     #[error("{during}: {source}")]
     Tensor {

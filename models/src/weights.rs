@@ -3,16 +3,20 @@
 //! One `model.safetensors`, or several files listed by `model.safetensors.index.json`.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
+use kernels::embed::TableType;
 use kernels::mapped::MappedFile;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{During, ModelError};
 use crate::json::{JsonFile, describe};
+use crate::plan::MappedTable;
 
 /// The file name of unsharded weights.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
@@ -24,10 +28,40 @@ const MAX_SHARDS: usize = 4096;
 const MISSING_HINT: &str = "the weights must be stored as model.safetensors, or as shards with \
                             model.safetensors.index.json; convert pytorch_model.bin with save_pretrained";
 
+/// Element types that a configuration may give for stored weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DataType {
+    /// Unsigned 8-bit integers.
+    U8,
+    /// Signed 64-bit integers.
+    I64,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of a single-precision number.
+    BF16,
+    /// IEEE single precision.
+    F32,
+    /// IEEE double precision.
+    F64,
+}
+
+impl fmt::Display for DataType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DataType::U8 => "U8",
+            DataType::I64 => "I64",
+            DataType::F16 => "F16",
+            DataType::BF16 => "BF16",
+            DataType::F32 => "F32",
+            DataType::F64 => "F64",
+        })
+    }
+}
+
 /// The tensors of a model directory.
 #[derive(Debug)]
 pub struct Weights {
-    files: Vec<MappedFile>,
+    files: Vec<Arc<MappedFile>>,
     tensors: HashMap<String, Stored>,
     /// What an error names when a tensor is nowhere: the only file, or the directory.
     origin: PathBuf,
@@ -52,9 +86,7 @@ impl Weights {
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
         let single = dir.join(WEIGHTS_FILE);
         if single.exists() {
-            let mut weights = Weights { files: Vec::new(), tensors: HashMap::new(), origin: single.clone() };
-            weights.add(&single)?;
-            return Ok(weights);
+            return Weights::open_file(&single);
         }
         let Some(index) = JsonFile::read(&dir.join(INDEX_FILE))? else {
             return Err(ModelError::FileMissing { path: single, hint: MISSING_HINT });
@@ -63,6 +95,16 @@ impl Weights {
         for shard in shards(&index)? {
             weights.add(&dir.join(shard))?;
         }
+        Ok(weights)
+    }
+
+    /// Opens one safetensors file, whatever its name.
+    ///
+    /// # Errors
+    /// Those of [`Weights::open`].
+    pub fn open_file(path: &Path) -> Result<Self, ModelError> {
+        let mut weights = Weights { files: Vec::new(), tensors: HashMap::new(), origin: path.to_path_buf() };
+        weights.add(path)?;
         Ok(weights)
     }
 
@@ -83,7 +125,7 @@ impl Weights {
             let bytes = data_start + start..data_start + end;
             self.tensors.insert(name, Stored { file, dtype: info.dtype, shape: info.shape.clone(), bytes });
         }
-        self.files.push(mapped);
+        self.files.push(Arc::new(mapped));
         Ok(())
     }
 
@@ -92,17 +134,18 @@ impl Weights {
         self.tensors.contains_key(name)
     }
 
+    /// The stored shape of a tensor; `None` if there is none of that name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|stored| &stored.shape[..])
+    }
+
     /// The first of `prefixes` for which `prefix + name` is a tensor.
     pub fn prefix<'a>(&self, prefixes: &[&'a str], name: &str) -> Option<&'a str> {
         prefixes.iter().copied().find(|prefix| self.contains(&format!("{prefix}{name}")))
     }
 
-    /// The tensor `name`, which must have shape `expected`, as f32 on `device`. F32, F16, BF16 and F64 are converted.
-    ///
-    /// # Errors
-    /// [`ModelError::TensorMissing`], [`ModelError::TensorShape`] and [`ModelError::TensorDType`] name the tensor, the
-    /// file, what was expected and what is there.
-    pub fn tensor(&self, name: &str, expected: &[usize], device: &Device) -> Result<Tensor, ModelError> {
+    /// Where the tensor `name` of shape `expected` lies.
+    fn find(&self, name: &str, expected: &[usize]) -> Result<(&Stored, &Arc<MappedFile>), ModelError> {
         let Some(stored) = self.tensors.get(name) else {
             return Err(ModelError::TensorMissing {
                 tensor: name.to_owned(),
@@ -119,24 +162,67 @@ impl Weights {
                 got: stored.shape.clone(),
             });
         }
+        Ok((stored, file))
+    }
+
+    /// The tensor `name`, which must have shape `expected`, as f32 on `device`. F32, F16, BF16 and F64 are converted.
+    ///
+    /// # Errors
+    /// [`ModelError::TensorMissing`], [`ModelError::TensorShape`] and [`ModelError::TensorDType`] name the tensor, the
+    /// file, what was expected and what is there.
+    pub fn tensor(&self, name: &str, expected: &[usize], device: &Device) -> Result<Tensor, ModelError> {
+        let (stored, file) = self.find(name, expected)?;
         let dtype = match stored.dtype {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
             Dtype::F64 => DType::F64,
-            other => {
-                return Err(ModelError::TensorDType {
-                    tensor: name.to_owned(),
-                    path: file.path().to_path_buf(),
-                    got: format!("{other:?}"),
-                });
-            }
+            other => return Err(wrong_dtype(name, file, other)),
         };
         let bytes = &file.as_bytes()[stored.bytes.clone()];
         Tensor::from_raw_buffer(bytes, dtype, expected, &Device::Cpu)
             .and_then(|tensor| tensor.to_dtype(DType::F32)?.to_device(device))
             .during("reading a weight tensor")
     }
+
+    /// As [`Weights::tensor`], as plain numbers in row-major order.
+    ///
+    /// # Errors
+    /// Those of [`Weights::tensor`].
+    pub fn floats(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let tensor = self.tensor(name, expected, &Device::Cpu)?;
+        tensor.flatten_all().and_then(|flat| flat.to_vec1()).during("reading a weight tensor")
+    }
+
+    /// The factors (`kind` 0) or summands (`kind` 1) of the layer normalization `name`: `{name}.weight` and `{name}.bias`, or
+    /// the `gamma` and `beta` of files converted from TensorFlow.
+    ///
+    /// # Errors
+    /// Those of [`Weights::tensor`].
+    pub(crate) fn norm(&self, name: &str, kind: usize, size: usize) -> Result<Vec<f32>, ModelError> {
+        let converted = !self.contains(&format!("{name}.weight")) && self.contains(&format!("{name}.gamma"));
+        let ends = if converted { ["gamma", "beta"] } else { ["weight", "bias"] };
+        self.floats(&format!("{name}.{}", ends[kind]), &[size])
+    }
+
+    /// The tensor `name` of shape `expected` where it lies, without a copy.
+    ///
+    /// # Errors
+    /// Those of [`Weights::tensor`]; F64 is refused too.
+    pub fn table(&self, name: &str, expected: &[usize]) -> Result<MappedTable, ModelError> {
+        let (stored, file) = self.find(name, expected)?;
+        let dtype = match stored.dtype {
+            Dtype::F32 => TableType::F32,
+            Dtype::F16 => TableType::F16,
+            Dtype::BF16 => TableType::Bf16,
+            other => return Err(wrong_dtype(name, file, other)),
+        };
+        Ok(MappedTable::new(file.clone(), stored.bytes.clone(), dtype))
+    }
+}
+
+fn wrong_dtype(name: &str, file: &MappedFile, got: Dtype) -> ModelError {
+    ModelError::TensorDType { tensor: name.to_owned(), path: file.path().to_path_buf(), got: format!("{got:?}") }
 }
 
 /// The files that an index names, each once, in order of first mention. Only plain file names are accepted: an index

@@ -1,26 +1,25 @@
-//! Masked pooling of token vectors into one vector per row, with optional L2 normalization in the same pass.
+//! Pooling of the token vectors of each sequence into one vector, with optional L2 normalization in the same pass.
 //!
-//! Owns: [`pool`], its specification (`twin`) and its fast version (`cpu`). May import: candle-core, this crate's
-//! error and argument checks. Must never import: other operations, anything that knows models or requests.
+//! Owns: [`pool`], [`normalize`], their specification (`twin`) and their fast version (`cpu`). May import: the team, the
+//! instruction sets, `simd`. Must never import: other operations, anything that knows models or requests.
 //!
 //! # Contract
-//! `hidden: [rows, width, n] f32`, `mask: [rows, width] i64`, result `[rows, modes * n] f32`. A position counts where its
-//! mask is not 0. Positions that do not count are never read, so infinities and NaN there do no harm, and a row's result
-//! does not depend on the width it was padded to nor on the other rows.
+//! `hidden: [rows, n] f32`, one range of rows per sequence, result `[sequences, modes * n] f32`.
 //!
 //! | mode | result per component |
 //! |---|---|
-//! | [`Pooling::Cls`] | the first position that counts |
-//! | [`Pooling::Max`] | the largest value over the positions that count |
-//! | [`Pooling::Mean`] | sum / number of positions that count |
-//! | [`Pooling::MeanSqrtLen`] | sum / square root of the number of positions that count |
-//! | [`Pooling::WeightedMean`] | mean with weights 1, 2, 3, ... from the first position that counts, gaps included |
-//! | [`Pooling::Last`] | the last position that counts |
+//! | [`Pooling::Cls`] | the first row |
+//! | [`Pooling::Max`] | the largest value |
+//! | [`Pooling::Mean`] | sum / number of rows |
+//! | [`Pooling::MeanSqrtLen`] | sum / square root of the number of rows |
+//! | [`Pooling::WeightedMean`] | mean with weight `columns[row] - columns[first row] + 1`: 1, 2, 3, ... where nothing was masked |
+//! | [`Pooling::Last`] | the last row |
 //!
 //! Several modes are joined along the last dimension in the order given. With `normalize` each joined row is divided by
-//! the larger of its Euclidean length and 1e-12. A row in which nothing counts gives zeros.
+//! the larger of its Euclidean length and 1e-12. A sequence without rows gives zeros. A sequence's bits do not depend on
+//! other sequences or the number of threads.
 //!
-//! Tolerance: before normalization |fast - twin| <= 2e-6 * max(1, the row's largest |value|) * sqrt(width); after it
+//! Tolerance: before normalization |fast - twin| <= 2e-6 * max(1, the sequence's largest |value|) * sqrt(rows); after it
 //! 2e-6, unless the row's length is below 1e-3 of its largest input (cancellation makes the direction itself uncertain).
 //!
 //! Source: the modes are those of sentence-transformers' `Pooling` module, its `Normalize` is `torch.nn.functional.normalize`.
@@ -31,20 +30,17 @@ mod tests;
 #[cfg(test)]
 mod twin;
 
-use candle_core::{DType, Tensor};
+use std::ops::Range;
 
-use crate::arguments::{dense, result, slice, wrong_shape};
-use crate::error::KernelError;
-
-const OP: &str = "pool";
+use crate::team::Team;
 
 /// The smallest length that normalization divides by, as in `torch.nn.functional.normalize`.
 pub const NORMALIZE_EPSILON: f32 = 1e-12;
 
-/// How the vectors of a row's tokens become one vector.
+/// How the vectors of a sequence's tokens become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Pooling {
-    /// The first token that counts.
+    /// The first token.
     Cls,
     /// The largest value of each component.
     Max,
@@ -52,9 +48,9 @@ pub enum Pooling {
     Mean,
     /// The sum divided by the square root of the number of tokens.
     MeanSqrtLen,
-    /// The average weighted by position, the first token that counts having weight 1.
+    /// The average weighted by position, the first token having weight 1.
     WeightedMean,
-    /// The last token that counts.
+    /// The last token.
     Last,
 }
 
@@ -67,36 +63,32 @@ pub struct PoolSpec {
     pub normalize: bool,
 }
 
-/// Plain slices and sizes, checked against each other: `hidden.len() == rows * width * n`, `mask.len() == rows * width`.
-#[derive(Clone, Copy)]
-struct View<'a> {
-    hidden: &'a [f32],
-    mask: &'a [i64],
-    rows: usize,
-    width: usize,
+/// Pools the rows of every sequence of `hidden: [rows, n]` into `output: [sequences, modes * n]`; `columns: [rows]` is where
+/// each row stood before masked ones were left out, ascending within a sequence. See the [contract](self).
+///
+/// # Panics
+/// If sizes disagree, there is no mode, or a sequence lies outside the rows.
+pub fn pool(
+    team: &Team,
+    hidden: &[f32],
     n: usize,
+    sequences: &[Range<usize>],
+    columns: &[u32],
+    spec: &PoolSpec,
+    output: &mut [f32],
+) {
+    assert!(!spec.modes.is_empty(), "pooling needs a mode");
+    assert!(n > 0 && hidden.len() == columns.len() * n, "hidden and the columns disagree");
+    assert!(sequences.iter().all(|rows| rows.start <= rows.end && rows.end <= columns.len()), "a sequence lies outside the rows");
+    assert_eq!(output.len(), sequences.len() * spec.modes.len() * n, "the output and the sequences disagree");
+    cpu::pool(team, hidden, n, sequences, columns, spec, output);
 }
 
-/// Pools `hidden: [rows, width, n] f32` over the positions where `mask: [rows, width] i64` is not 0, giving
-/// `[rows, modes * n] f32`. See the [contract](self).
+/// Scales every row of `values: [rows, n]` to unit length, as [`pool`] does.
 ///
-/// # Errors
-/// [`KernelError::WrongDType`], [`KernelError::WrongShape`] and [`KernelError::UnsupportedDevice`] name the argument;
-/// [`KernelError::Empty`] when no mode is given; [`KernelError::TooLarge`] when the result cannot be addressed.
-pub fn pool(hidden: &Tensor, mask: &Tensor, spec: &PoolSpec) -> Result<Tensor, KernelError> {
-    if spec.modes.is_empty() {
-        return Err(KernelError::Empty { op: OP, argument: "modes" });
-    }
-    let &[rows, width, n] = hidden.dims() else { return Err(wrong_shape(OP, "hidden", "[rows, width, n]", hidden)) };
-    let too_large = || KernelError::TooLarge { op: OP, shape: vec![rows, spec.modes.len(), n] };
-    let joined = spec.modes.len().checked_mul(n).ok_or_else(too_large)?;
-    let total = rows.checked_mul(joined).ok_or_else(too_large)?;
-
-    let hidden = dense(OP, "hidden", hidden, DType::F32, &[rows, width, n])?;
-    let mask = dense(OP, "mask", mask, DType::I64, &[rows, width])?;
-    let (hidden_values, mask_values) = (hidden.storage_and_layout(), mask.storage_and_layout());
-    let view = View { hidden: slice(OP, "hidden", &hidden_values)?, mask: slice(OP, "mask", &mask_values)?, rows, width, n };
-    let mut out = vec![0f32; total];
-    cpu::pool(view, spec, &mut out);
-    result(OP, out, &[rows, joined], &hidden)
+/// # Panics
+/// If sizes disagree.
+pub fn normalize(team: &Team, values: &mut [f32], n: usize) {
+    assert!(n > 0 && values.len().is_multiple_of(n), "the values and their width disagree");
+    cpu::normalize(team, values, n);
 }

@@ -9,28 +9,23 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use kernels::pool::Pooling;
 use serde_json::Value;
 
+use crate::encoder::{EncoderSpec, Head, Pick, families};
 use crate::error::ModelError;
 use crate::json::JsonFile;
-use crate::signature::DataType;
-use crate::weights::{INDEX_FILE, WEIGHTS_FILE};
+use crate::plan::Input;
+use crate::plan::batch::{ImageInput, TokenInput};
+use crate::weights::{DataType, INDEX_FILE, WEIGHTS_FILE};
 
 /// The largest accepted size of any one dimension of a model: far above every published model, and small enough that
 /// products of three of them cannot overflow 64 bits.
-const MAX_DIMENSION: usize = 1 << 21;
+pub(crate) const MAX_DIMENSION: usize = 1 << 21;
 /// The most layers accepted.
-const MAX_LAYERS: usize = 4096;
-/// The `eps` of layer normalization where the configuration has none (that of the reference implementation).
-const DEFAULT_LAYER_NORM_EPS: f64 = 1e-12;
-
-/// The `model_type`s that have an encoder here, as printed in errors.
-const KNOWN_MODEL_TYPES: &str = "bert, roberta, xlm-roberta, camembert, distilbert";
-
+pub(crate) const MAX_LAYERS: usize = 4096;
 /// What a model directory says about its model. Every field has been checked: sizes are in range, heads divide the
 /// hidden size, `max_length` fits the positions.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct ModelCard {
     /// The directory that holds the weights, `config.json` and `tokenizer.json` (the directory read, or the folder of
     /// the Transformer module inside it).
@@ -39,117 +34,135 @@ pub struct ModelCard {
     pub architecture: String,
     /// `model_type`, such as `bert`.
     pub model_type: String,
-    /// Which naming and position scheme the encoder follows.
-    pub family: Family,
-    /// What the model computes from a text.
+    /// What the model computes.
     pub task: Task,
-    /// Components of a token vector.
-    pub hidden_size: usize,
-    /// Components of the feed-forward layer.
-    pub intermediate_size: usize,
-    /// Transformer layers.
-    pub layers: usize,
-    /// Attention heads; divides `hidden_size`.
-    pub heads: usize,
-    /// Token ids are below this.
-    pub vocab_size: usize,
-    /// Rows of the position table.
-    pub position_rows: usize,
-    /// The largest number of tokens that the position table has room for.
-    pub positions: usize,
-    /// Rows of the token type table; 0 if the model has none.
-    pub token_types: usize,
-    /// `pad_token_id`.
-    pub pad_token_id: Option<usize>,
-    /// The `eps` of layer normalization.
-    pub layer_norm_eps: f64,
-    /// The length in tokens, special tokens included, that texts are truncated to.
+    /// The encoder.
+    pub encoder: EncoderSpec,
+    /// What follows it.
+    pub head: Head,
+    /// Numbers per row of the output.
+    pub output_size: usize,
+    /// The length in tokens, special tokens included, that texts are truncated to; 0 for images.
     pub max_length: usize,
-    /// How token vectors become a sentence vector. Never empty.
-    pub pooling: Vec<Pooling>,
-    /// Whether sentence vectors are scaled to unit length.
-    pub normalize: bool,
     /// The element type that the configuration gives for the stored weights, if it gives one.
     pub dtype: Option<DataType>,
-    /// The names of the classes in order of their index; empty unless the task is classification.
+    /// The names of the classes in order of their index; empty unless the task is a classification.
     pub labels: Vec<String>,
 }
 
-/// What a model computes from a text.
+/// What a model computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Task {
-    /// One vector per text.
-    SentenceEmbedding,
-    /// One logit per label and text.
-    SequenceClassification,
+    /// One vector per item.
+    Embedding,
+    /// One logit per label and item.
+    Classification,
+    /// One logit per label and token.
+    TokenClassification,
+    /// One logit per entry of the vocabulary and token.
+    FillMask,
+    /// The last hidden state, one vector per token.
+    HiddenStates,
 }
 
-/// Encoders that share their layers and differ in tensor names, positions and heads.
+impl Task {
+    /// All tasks.
+    pub const ALL: [Task; 5] =
+        [Task::Embedding, Task::Classification, Task::TokenClassification, Task::FillMask, Task::HiddenStates];
+
+    /// The name of the one output.
+    pub fn output(self) -> &'static str {
+        match self {
+            Task::Embedding => "EMBEDDING",
+            Task::Classification | Task::TokenClassification | Task::FillMask => "LOGITS",
+            Task::HiddenStates => "LAST_HIDDEN_STATE",
+        }
+    }
+
+    /// Whether there is a row of output per token.
+    pub fn is_per_token(self) -> bool {
+        matches!(self, Task::TokenClassification | Task::FillMask | Task::HiddenStates)
+    }
+
+    /// The task's name in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Task::Embedding => "embedding",
+            Task::Classification => "classification",
+            Task::TokenClassification => "token_classification",
+            Task::FillMask => "fill_mask",
+            Task::HiddenStates => "hidden_states",
+        }
+    }
+}
+
+/// Which encoder of a directory that holds two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Family {
-    /// BERT: positions from 0, token types, a pooler.
-    Bert,
-    /// RoBERTa, XLM-RoBERTa, CamemBERT: positions from the padding index + 1.
-    Roberta,
-    /// DistilBERT: other names, no token types.
-    DistilBert,
+pub enum Tower {
+    /// That of texts.
+    Text,
+    /// That of images.
+    Vision,
+}
+
+/// What a user asks for where a directory leaves a choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Choice {
+    /// What to compute; by default what the directory's architecture says.
+    pub task: Option<Task>,
+    /// Which encoder; only for directories with two.
+    pub tower: Option<Tower>,
 }
 
 impl ModelCard {
     /// Reads the card of the model directory `dir`.
     ///
     /// # Errors
-    /// [`ModelError::FileMissing`] without `config.json`; [`ModelError::UnsupportedArchitecture`] for a model or module
-    /// that there is no code for; [`ModelError::BadJson`], [`ModelError::FieldMissing`] and [`ModelError::FieldInvalid`]
-    /// name file and place. A field that would change the answer and is not supported is an error.
+    /// Those of [`ModelCard::read_as`].
     pub fn read(dir: &Path) -> Result<ModelCard, ModelError> {
+        Self::read_as(dir, Choice::default())
+    }
+
+    /// As [`ModelCard::read`], for a task or an encoder that the user chose.
+    ///
+    /// # Errors
+    /// [`ModelError::FileMissing`] without `config.json`; [`ModelError::UnsupportedArchitecture`] for a model, module or
+    /// task that there is no code for; [`ModelError::BadJson`], [`ModelError::FieldMissing`] and
+    /// [`ModelError::FieldInvalid`] name file and place. A field that would change the answer and is not supported is an
+    /// error.
+    pub fn read_as(dir: &Path, choice: Choice) -> Result<ModelCard, ModelError> {
         let modules = sentence::Modules::read(dir)?;
         let directory = modules.as_ref().map_or_else(|| dir.to_path_buf(), |modules| modules.transformer.clone());
         let config_path = directory.join("config.json");
         let Some(config) = JsonFile::read(&config_path)? else {
             return Err(ModelError::FileMissing { path: config_path, hint: "a model directory must have a config.json" });
         };
-        let (model_type, family) = family(&config)?;
         let architecture = architecture(&config)?;
-        let task = task(&config, &architecture, modules.is_some())?;
-        refuse_unsupported(&config, family)?;
-
-        let size = 1..=MAX_DIMENSION;
-        let hidden_size = config.required_integer(&["hidden_size", "dim"], size.clone())?;
-        let intermediate_size = config.required_integer(&["intermediate_size", "hidden_dim"], size.clone())?;
-        let heads = config.required_integer(&["num_attention_heads", "n_heads"], 1..=hidden_size)?;
-        if hidden_size % heads != 0 {
-            let expected = format!("a divisor of hidden_size {hidden_size}");
-            return Err(config.invalid("num_attention_heads", &Value::from(heads), &expected));
-        }
-        let position_rows = config.required_integer(&["max_position_embeddings"], size.clone())?;
-        let pad_token_id = config.integer(&["pad_token_id"], 0..=MAX_DIMENSION)?;
-        let positions = positions(&config, family, position_rows, pad_token_id)?;
-        let token_types = match family {
-            Family::DistilBert => 0,
-            Family::Bert | Family::Roberta => config.integer(&["type_vocab_size"], 1..=MAX_DIMENSION)?.unwrap_or(2),
+        let task = match choice.task {
+            Some(task) => task,
+            None => task(&config, &architecture, modules.is_some())?,
         };
+        let classes = matches!(task, Task::Classification | Task::TokenClassification);
+        let labels = if classes { labels(&config)? } else { Vec::new() };
+        let family = families::read(&config, labels.len(), choice.tower)?;
+        let hidden_size = family.encoder.hidden_size;
         let sentence = sentence::Settings::read(dir, &directory, modules.as_ref(), hidden_size)?;
+        let (max_length, vocab_size) = match &family.encoder.input {
+            Input::Tokens(tokens) => (max_length(&directory, sentence.max_length, tokens.positions)?, tokens.vocab_size),
+            Input::Images(_) => (0, 0),
+        };
+        let encoder = family.encoder.clone();
+        let head = head(&config, task, family, sentence)?;
         Ok(ModelCard {
             architecture,
-            model_type,
-            family,
+            model_type: config.string(&["model_type"])?.unwrap_or_default().to_owned(),
             task,
-            hidden_size,
-            intermediate_size,
-            layers: config.required_integer(&["num_hidden_layers", "n_layers"], 1..=MAX_LAYERS)?,
-            heads,
-            vocab_size: config.required_integer(&["vocab_size"], size)?,
-            position_rows,
-            positions,
-            token_types,
-            pad_token_id,
-            layer_norm_eps: layer_norm_eps(&config)?,
-            max_length: max_length(&directory, sentence.max_length, positions)?,
-            pooling: sentence.pooling,
-            normalize: sentence.normalize,
+            output_size: head.size(hidden_size, vocab_size),
+            head,
+            encoder,
+            max_length,
             dtype: dtype(&config)?,
-            labels: if task == Task::SequenceClassification { labels(&config)? } else { Vec::new() },
+            labels,
             directory,
         })
     }
@@ -167,23 +180,49 @@ impl ModelCard {
         described && [WEIGHTS_FILE, INDEX_FILE].iter().any(|name| directory.join(name).is_file())
     }
 
-    /// Components of a sentence vector.
-    pub fn embedding_size(&self) -> usize {
-        self.hidden_size * self.pooling.len()
+    /// What texts are checked against; `None` for a model of images.
+    pub fn tokens(&self) -> Option<&TokenInput> {
+        match &self.encoder.input {
+            Input::Tokens(tokens) => Some(tokens),
+            Input::Images(_) => None,
+        }
+    }
+
+    /// What images are checked against; `None` for a model of texts.
+    pub fn images(&self) -> Option<&ImageInput> {
+        match &self.encoder.input {
+            Input::Images(images) => Some(images),
+            Input::Tokens(_) => None,
+        }
+    }
+
+    /// Tokens of a text at which attention costs as much as everything else, so that a text of `n` tokens costs about
+    /// `n + n^2 / quadratic_tokens`.
+    pub fn quadratic_tokens(&self) -> usize {
+        let gated = !matches!(self.encoder.layer.up, crate::encoder::Up::Plain(_));
+        let inner = self.encoder.intermediate_size * if gated { 3 } else { 2 };
+        // Per token and layer, in products: projections 4 h^2 and the feed-forward layer; attention 2 n h.
+        let hidden = self.encoder.hidden_size.max(1);
+        (2 * hidden + inner / 2).max(1)
     }
 }
 
-fn family(config: &JsonFile) -> Result<(String, Family), ModelError> {
-    let Some(model_type) = config.string(&["model_type"])? else {
-        return Err(config.missing("model_type", &format!("one of {KNOWN_MODEL_TYPES}")));
+/// The head for a task.
+fn head(config: &JsonFile, task: Task, family: families::Family, sentence: sentence::Settings) -> Result<Head, ModelError> {
+    let hidden = family.encoder.hidden_size;
+    let of_family = match task {
+        Task::HiddenStates => return Ok(Head { pick: Pick::Tokens, layers: Vec::new() }),
+        Task::Embedding => match family.embedding.filter(|_| !sentence.from_modules) {
+            Some(head) => return Ok(head),
+            None => return Ok(sentence.head(hidden)),
+        },
+        Task::Classification => family.classification,
+        Task::TokenClassification => family.token_classification,
+        Task::FillMask => family.masked_lm,
     };
-    let family = match model_type {
-        "bert" => Family::Bert,
-        "roberta" | "xlm-roberta" | "camembert" => Family::Roberta,
-        "distilbert" => Family::DistilBert,
-        other => return Err(unsupported(config, "model_type", other, KNOWN_MODEL_TYPES)),
-    };
-    Ok((model_type.to_owned(), family))
+    of_family.ok_or_else(|| {
+        unsupported(config, "task", task.name(), "embedding, hidden_states and what the model's family has a head for")
+    })
 }
 
 fn unsupported(config: &JsonFile, what: &'static str, got: &str, known: &str) -> ModelError {
@@ -198,59 +237,19 @@ fn architecture(config: &JsonFile) -> Result<String, ModelError> {
 }
 
 fn task(config: &JsonFile, architecture: &str, sentence_transformer: bool) -> Result<Task, ModelError> {
-    const KNOWN: &str = "...Model, ...ForMaskedLM, ...ForPreTraining, ...ForSequenceClassification";
+    const KNOWN: &str = "...Model, ...ForMaskedLM, ...ForPreTraining, ...ForSequenceClassification, \
+                         ...ForTokenClassification, ...ForImageClassification, ...WithProjection";
     // The files of sentence-transformers say what a directory is for, whatever head its base model was saved with.
-    let bare = ["Model", "ForMaskedLM", "ForPreTraining"].iter().any(|end| architecture.ends_with(end));
+    let bare = ["Model", "ForMaskedLM", "ForPreTraining", "WithProjection"].iter().any(|end| architecture.ends_with(end));
     if sentence_transformer || bare || architecture.is_empty() {
-        Ok(Task::SentenceEmbedding)
-    } else if architecture.ends_with("ForSequenceClassification") {
-        Ok(Task::SequenceClassification)
+        Ok(Task::Embedding)
+    } else if architecture.ends_with("ForSequenceClassification") || architecture.ends_with("ForImageClassification") {
+        Ok(Task::Classification)
+    } else if architecture.ends_with("ForTokenClassification") {
+        Ok(Task::TokenClassification)
     } else {
         Err(unsupported(config, "architecture", architecture, KNOWN))
     }
-}
-
-/// Fields that would change the answer and for which there is no code.
-fn refuse_unsupported(config: &JsonFile, family: Family) -> Result<(), ModelError> {
-    config.refuse_true("is_decoder")?;
-    config.refuse_true("add_cross_attention")?;
-    let activation = config.string(&["hidden_act", "activation"])?;
-    if let Some(other) = activation.filter(|name| *name != "gelu") {
-        return Err(config.invalid("hidden_act", &Value::from(other), "\"gelu\" (others are not supported)"));
-    }
-    let positions = config.string(&["position_embedding_type"])?;
-    if let Some(other) = positions.filter(|name| *name != "absolute") {
-        let expected = "\"absolute\" (others are not supported)";
-        return Err(config.invalid("position_embedding_type", &Value::from(other), expected));
-    }
-    match family {
-        // The table is stored either way, so sinusoidal positions need no code of their own.
-        Family::DistilBert => config.boolean(&["sinusoidal_pos_embds"]).map(|_| ()),
-        Family::Bert | Family::Roberta => Ok(()),
-    }
-}
-
-/// How many tokens the position table has room for. RoBERTa's positions begin after the padding index.
-fn positions(config: &JsonFile, family: Family, position_rows: usize, pad_token_id: Option<usize>) -> Result<usize, ModelError> {
-    if family != Family::Roberta {
-        return Ok(position_rows);
-    }
-    let Some(padding) = pad_token_id else {
-        return Err(config.missing("pad_token_id", "the id that positions are counted from"));
-    };
-    let room = position_rows.checked_sub(padding + 1).filter(|room| *room > 0);
-    room.ok_or_else(|| {
-        let expected = format!("less than max_position_embeddings {position_rows} - 1");
-        config.invalid("pad_token_id", &Value::from(padding), &expected)
-    })
-}
-
-fn layer_norm_eps(config: &JsonFile) -> Result<f64, ModelError> {
-    let Some(eps) = config.number(&["layer_norm_eps"])? else { return Ok(DEFAULT_LAYER_NORM_EPS) };
-    if eps > 0.0 && eps < 1.0 {
-        return Ok(eps);
-    }
-    Err(config.invalid("layer_norm_eps", &Value::from(eps), "a number between 0 and 1"))
 }
 
 /// The length that texts are truncated to: what sentence-transformers was told, else what the tokenizer was told, else

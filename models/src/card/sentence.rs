@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use kernels::pool::Pooling;
+use kernels::pool::{PoolSpec, Pooling};
 use serde_json::Value;
 
 use super::MAX_DIMENSION;
+use crate::encoder::{Head, HeadLayer, Pick};
 use crate::error::ModelError;
 use crate::json::{CONFIG_LIMIT_BYTES, JsonFile, describe, parse, read_file};
 use crate::weights::is_plain_name;
@@ -82,9 +83,17 @@ pub(super) struct Settings {
     pub(super) pooling: Vec<Pooling>,
     pub(super) normalize: bool,
     pub(super) max_length: Option<usize>,
+    /// Whether the directory has the files of sentence-transformers.
+    pub(super) from_modules: bool,
 }
 
 impl Settings {
+    /// Pooling and what follows it.
+    pub(super) fn head(self, _hidden_size: usize) -> Head {
+        let spec = PoolSpec { modes: self.pooling, normalize: self.normalize };
+        Head { pick: Pick::Pool(spec), layers: Vec::<HeadLayer>::new() }
+    }
+
     /// Reads the settings of the model in `dir` whose Transformer module is in `transformer`. Without `modules.json` the
     /// embedding is the plain mean, as sentence-transformers itself does for a bare encoder.
     pub(super) fn read(
@@ -93,7 +102,8 @@ impl Settings {
         modules: Option<&Modules>,
         hidden_size: usize,
     ) -> Result<Self, ModelError> {
-        let mut settings = Settings { pooling: vec![Pooling::Mean], normalize: false, max_length: None };
+        let mut settings =
+            Settings { pooling: vec![Pooling::Mean], normalize: false, max_length: None, from_modules: modules.is_some() };
         if let Some(config) = JsonFile::read(&transformer.join("sentence_bert_config.json"))? {
             settings.max_length = config.integer(&["max_seq_length"], 1..=MAX_DIMENSION)?;
         }

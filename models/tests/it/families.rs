@@ -1,0 +1,169 @@
+//! Every family against outputs recorded from the original framework (`tests/fixtures/families`).
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use models::plan::batch::{Integers, Texts};
+use models::plan::{Executor, Input};
+use models::weights::Weights;
+use models::{Batch, Choice, CpuExecutor, CpuModel, ModelCard, Output, Precision, Task, Tower, encoder};
+use serde::Deserialize;
+
+/// How far single-precision results may be from the recorded double-precision ones, for values of size 1.
+const TOLERANCE: f32 = 1e-5;
+
+/// A directory and what is asked of it where its own architecture does not say.
+const DIRECTORIES: &[(&str, Choice)] = &[
+    ("bert-masked-lm", task(Task::FillMask)),
+    ("bert-reranker", Choice { task: None, tower: None }),
+    ("bert-tokens", Choice { task: None, tower: None }),
+    ("camembert-masked-lm", task(Task::FillMask)),
+    ("distilbert-masked-lm", task(Task::FillMask)),
+    ("distilbert-tokens", Choice { task: None, tower: None }),
+    ("roberta-labels", Choice { task: None, tower: None }),
+    ("roberta-masked-lm", task(Task::FillMask)),
+    ("xlm-roberta-embedding", Choice { task: None, tower: None }),
+    ("xlm-roberta-tokens", Choice { task: None, tower: None }),
+];
+
+const fn task(task: Task) -> Choice {
+    Choice { task: Some(task), tower: None }
+}
+
+#[derive(Deserialize)]
+struct Expected {
+    #[serde(default)]
+    inputs: Vec<Text>,
+    #[serde(default)]
+    images: Vec<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct Text {
+    ids: Vec<i64>,
+    types: Option<Vec<i64>>,
+}
+
+/// A fixture with its recorded results.
+struct Fixture {
+    directory: PathBuf,
+    expected: Expected,
+    recorded: Weights,
+}
+
+impl Fixture {
+    fn read(name: &str) -> Fixture {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families").join(name);
+        let text = std::fs::read_to_string(directory.join("expected.json")).unwrap();
+        let recorded = Weights::open_file(&directory.join("expected.safetensors")).unwrap();
+        Fixture { directory, expected: serde_json::from_str(&text).unwrap(), recorded }
+    }
+
+    /// A recorded tensor, flattened; `None` if it was not recorded for this item.
+    fn values(&self, name: &str) -> Option<Vec<f32>> {
+        let shape = self.recorded.shape(name)?.to_vec();
+        Some(self.recorded.floats(name, &shape).unwrap())
+    }
+}
+
+/// Integers as they come in messages.
+fn bytes(values: &[i64]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// A text or an image of a fixture, as its bytes.
+enum Item {
+    Text { ids: Vec<u8>, types: Option<Vec<u8>>, width: usize },
+    Image(Vec<u8>),
+}
+
+fn items(fixture: &Fixture, input: &Input) -> Vec<Item> {
+    match input {
+        Input::Tokens(_) => fixture
+            .expected
+            .inputs
+            .iter()
+            .map(|text| Item::Text { ids: bytes(&text.ids), types: text.types.as_deref().map(bytes), width: text.ids.len() })
+            .collect(),
+        Input::Images(_) => (0..fixture.expected.images.len())
+            .map(|image| {
+                let pixels = fixture.values(&format!("pixel_values.{image}")).unwrap();
+                Item::Image(pixels.iter().flat_map(|value| value.to_le_bytes()).collect())
+            })
+            .collect(),
+    }
+}
+
+fn batch<'a>(input: &Input, items: impl IntoIterator<Item = &'a Item>) -> Batch<'a> {
+    let mut batch = Batch::new();
+    for item in items {
+        match (input, item) {
+            (Input::Tokens(input), Item::Text { ids, types, width }) => {
+                let types = types.as_deref().filter(|_| input.token_types > 0).map(Integers::new);
+                let texts = Texts { rows: 1, width: *width, ids: Integers::new(ids), mask: None, types };
+                batch.push_texts(input, &texts).unwrap();
+            }
+            (Input::Images(input), Item::Image(pixels)) => batch.push_images(input, pixels).unwrap(),
+            _ => panic!("a fixture of another kind than its model"),
+        }
+    }
+    batch
+}
+
+fn executor(directory: &Path, choice: Choice, threads: usize) -> (ModelCard, CpuExecutor) {
+    let card = ModelCard::read_as(directory, choice).unwrap();
+    let weights = Weights::open(&card.directory).unwrap();
+    let model = CpuModel::load(encoder::plan(&card, &weights).unwrap(), &weights, Precision::F32).unwrap();
+    (card, CpuExecutor::new(Arc::new(model), "test", NonZeroUsize::new(threads).unwrap()).unwrap())
+}
+
+/// The part of an output that belongs to item `index`.
+fn part<'o>(card: &ModelCard, batch: &Batch<'_>, output: &'o Output, index: usize) -> &'o [f32] {
+    let rows = if card.task.is_per_token() { batch.sequences()[index].tokens.clone() } else { index..index + 1 };
+    &output.values[rows.start * output.columns..rows.end * output.columns]
+}
+
+/// The largest difference, relative to the size of the values where that is above 1.
+fn difference(got: &[f32], want: &[f32]) -> f32 {
+    assert_eq!(got.len(), want.len());
+    let size = want.iter().fold(1f32, |size, value| size.max(value.abs()));
+    got.iter().zip(want).map(|(got, want)| (got - want).abs()).fold(0.0, f32::max) / size
+}
+
+fn check(name: &str, choice: Choice, recorded: &str) {
+    let fixture = Fixture::read(name);
+    let (card, mut executor) = executor(&fixture.directory, choice, 1);
+    let items = items(&fixture, &card.encoder.input);
+    let together = batch(&card.encoder.input, &items);
+    let results = executor.enqueue(&together).unwrap();
+    let mut compared = 0;
+    for (index, item) in items.iter().enumerate() {
+        let got = part(&card, &together, &results[0], index);
+        let single = batch(&card.encoder.input, [item]);
+        let alone = executor.enqueue(&single).unwrap();
+        let same = got.iter().zip(part(&card, &single, &alone[0], 0)).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same, "{name}, item {index}: other bits alone than in a batch");
+        let Some(want) = fixture.values(&format!("{recorded}.{index}")) else { continue };
+        let largest = difference(got, &want);
+        assert!(largest <= TOLERANCE, "{name}, {recorded}.{index}: {largest:e}");
+        compared += 1;
+    }
+    assert!(compared >= 3, "{name}: {compared} results of {recorded} compared");
+}
+
+#[test]
+fn outputs_are_those_of_the_original_models() {
+    for (name, choice) in DIRECTORIES {
+        let recorded = if choice.tower == Some(Tower::Vision) { "image_output" } else { "output" };
+        check(name, *choice, recorded);
+    }
+}
+
+#[test]
+fn hidden_states_are_those_of_the_original_models() {
+    for (name, choice) in DIRECTORIES {
+        let recorded = if choice.tower == Some(Tower::Vision) { "image_hidden" } else { "hidden" };
+        check(name, Choice { task: Some(Task::HiddenStates), ..*choice }, recorded);
+    }
+}
