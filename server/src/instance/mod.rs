@@ -33,7 +33,7 @@ mod tests;
 
 use device::SharedDevice;
 
-pub use candle::{Described, describe, is_hub_directory};
+pub use candle::{Described, default_tokenizer_threads, describe, is_hub_directory, start_tokenizer_threads};
 pub use execute::Execution;
 pub use pool::{BatchDone, InstancePool, Placement, WaitingBatches};
 pub use stream::{ResponseStream, StreamedResponse};

@@ -1,8 +1,9 @@
 //! The parameters of a model on candle, parsed once.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
-use models::Task;
+use models::{Choice, Precision, Task, Tower};
 
 use crate::config::{ModelConfig, SCHEDULER_PARAMETERS};
 use crate::error::LoadError;
@@ -16,9 +17,24 @@ pub(super) enum Role {
     Tokenizer,
 }
 
+/// How the rows of a batch lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BatchLayout {
+    /// One after the other, only real tokens.
+    Packed,
+    /// Each filled up to the longest with tokens that are computed and thrown away, for comparison. Answers are the same.
+    Padded,
+}
+
 /// What the parameters of an encoder say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct EncoderParameters {
+    /// What it computes, and which encoder of a directory it is, where that is left to the user.
+    pub(super) choice: Choice,
+    /// To what numbers are rounded before they are multiplied.
+    pub(super) precision: Precision,
+    /// How batches are laid out.
+    pub(super) layout: BatchLayout,
     /// Threads that an execution keeps busy; `None` means all that the device has.
     pub(super) threads: Option<NonZeroUsize>,
 }
@@ -33,7 +49,21 @@ pub(super) const THREADS: &str = "threads";
 const OF_ENCODERS: [&str; 6] = [MODEL, "dtype", THREADS, "task", "tower", "batch_layout"];
 
 /// Parameters of a tokenizer, beside those of every model.
-const OF_TOKENIZERS: [&str; 1] = [MODEL];
+const OF_TOKENIZERS: [&str; 3] = [MODEL, "task", "tower"];
+
+/// What is to be read from a directory that leaves a choice: `task` and `tower`.
+///
+/// # Errors
+/// One of them is malformed.
+pub(super) fn asked(model: &str, parameters: &BTreeMap<String, String>) -> Result<Choice, LoadError> {
+    let tasks = Task::ALL.map(|task| (task.name(), task));
+    let expected = "'embedding', 'classification', 'token_classification', 'fill_mask' or 'hidden_states'";
+    let towers = [("text", Tower::Text), ("vision", Tower::Vision)];
+    Ok(Choice {
+        task: choice(model, parameters, "task", &tasks, expected)?,
+        tower: choice(model, parameters, "tower", &towers, "'text' or 'vision'")?,
+    })
+}
 
 /// Which model is meant.
 ///
@@ -41,42 +71,43 @@ const OF_TOKENIZERS: [&str; 1] = [MODEL];
 /// It is none of those that there are.
 pub(super) fn role(config: &ModelConfig) -> Result<Role, LoadError> {
     let roles = [("encoder", Role::Encoder), ("tokenizer", Role::Tokenizer)];
-    choice(config, MODEL, &roles, "'encoder' or 'tokenizer'").map(|role| role.unwrap_or(Role::Encoder))
+    choice(&config.name, &config.parameters, MODEL, &roles, "'encoder' or 'tokenizer'").map(|role| role.unwrap_or(Role::Encoder))
 }
 
-/// Checks that a tokenizer has only parameters that mean something to it.
+/// Parses the parameters of a tokenizer: what is to be read from a directory that leaves a choice.
 ///
 /// # Errors
-/// A parameter that it does not have.
-pub(super) fn check_tokenizer(config: &ModelConfig) -> Result<(), LoadError> {
-    refuse_unknown(config, "candle tokenizer", &OF_TOKENIZERS)
+/// A parameter that it does not have, or that is malformed.
+pub(super) fn tokenizer(config: &ModelConfig) -> Result<Choice, LoadError> {
+    refuse_unknown(config, "candle tokenizer", &OF_TOKENIZERS)?;
+    asked(&config.name, &config.parameters)
 }
 
 impl EncoderParameters {
-    /// Parses the parameters of an encoder that does `task` by its files.
+    /// Parses the parameters of an encoder.
     ///
     /// # Errors
-    /// A parameter that is unknown, malformed, or asks for what the model cannot do.
-    pub(super) fn parse(config: &ModelConfig, task: Task) -> Result<Self, LoadError> {
+    /// A parameter that is unknown or malformed.
+    pub(super) fn parse(config: &ModelConfig) -> Result<Self, LoadError> {
         refuse_unknown(config, "candle encoder", &OF_ENCODERS)?;
-        choice(config, "dtype", &[("f32", ())], "'f32'; weights of other types are read and computed with as f32")?;
-        choice(config, "batch_layout", &[("padded", ())], "'padded'; batches of this build are padded to their longest row")?;
-        if config.parameters.contains_key("tower") {
-            return Err(wrong(config, "tower", "left out: the model has one tower, a text encoder"));
-        }
-        let (written, expected) = match task {
-            Task::SentenceEmbedding => ("embedding", "'embedding', which is what the model's files make of it"),
-            Task::SequenceClassification => ("classification", "'classification', which is what the model's files make of it"),
-        };
-        choice(config, "task", &[(written, ())], expected)?;
+        let (model, parameters) = (&*config.name, &config.parameters);
+        let precisions = [("f32", Precision::F32), ("bf16", Precision::Bf16)];
+        let layouts = [("packed", BatchLayout::Packed), ("padded", BatchLayout::Padded)];
+        let precision = choice(model, parameters, "dtype", &precisions, "'f32' or 'bf16'")?;
+        let layout = choice(model, parameters, "batch_layout", &layouts, "'packed' or 'padded'")?;
         let threads = match config.parameters.get(THREADS) {
             None => None,
             Some(text) => {
-                let threads = text.trim().parse().map_err(|_| wrong(config, THREADS, "an integer of at least 1"))?;
-                Some(threads)
+                let expected = "an integer of at least 1";
+                Some(text.trim().parse().map_err(|_| wrong(model, parameters, THREADS, expected))?)
             }
         };
-        Ok(Self { threads })
+        Ok(Self {
+            choice: asked(model, parameters)?,
+            precision: precision.unwrap_or(Precision::F32),
+            layout: layout.unwrap_or(BatchLayout::Packed),
+            threads,
+        })
     }
 
     /// Threads of an execution on a device of so many slots.
@@ -96,24 +127,25 @@ impl EncoderParameters {
 
 /// The choice that a parameter names; `None` where it is not written.
 fn choice<T: Copy>(
-    config: &ModelConfig,
+    model: &str,
+    parameters: &BTreeMap<String, String>,
     parameter: &str,
     choices: &[(&str, T)],
     expected: &'static str,
 ) -> Result<Option<T>, LoadError> {
-    let Some(written) = config.parameters.get(parameter) else {
+    let Some(written) = parameters.get(parameter) else {
         return Ok(None);
     };
     let chosen = choices.iter().find(|(name, _)| name == written).map(|(_, choice)| *choice);
-    chosen.map(Some).ok_or_else(|| wrong(config, parameter, expected))
+    chosen.map(Some).ok_or_else(|| wrong(model, parameters, parameter, expected))
 }
 
-fn wrong(config: &ModelConfig, parameter: &str, expected: &'static str) -> LoadError {
+fn wrong(model: &str, parameters: &BTreeMap<String, String>, parameter: &str, expected: &'static str) -> LoadError {
     LoadError::Parameter {
-        model: config.name.to_string(),
+        model: model.to_owned(),
         parameter: parameter.to_owned(),
         expected,
-        got: config.parameters.get(parameter).cloned().unwrap_or_default(),
+        got: parameters.get(parameter).cloned().unwrap_or_default(),
     }
 }
 
