@@ -5,7 +5,7 @@ use crate::simd::{Simd, with_simd};
 use crate::team::Team;
 
 /// How many rows ahead a table's row is asked for: large tables are in memory, not in a cache.
-const AHEAD: usize = 2;
+const AHEAD: usize = 4;
 
 const _: () = assert!(cfg!(target_endian = "little"), "tables are read as the processor stores numbers, low byte first");
 
@@ -29,7 +29,7 @@ unsafe fn each_row<S: Simd>(tables: &[Lookup<'_>], first: usize, n: usize, outpu
             output.fill(0.0);
         }
         for (index, table) in tables.iter().enumerate() {
-            if row + AHEAD < rows {
+            if row + AHEAD < rows && matches!(table.ids, Ids::Each(_)) {
                 prefetch(vector(table, first + row + AHEAD, n));
             }
             let from = vector(table, first + row, n);
@@ -59,11 +59,11 @@ fn vector<'a>(table: &Lookup<'a>, row: usize, n: usize) -> &'a [u8] {
     &table.bytes[id as usize * size..][..size]
 }
 
-/// Asks for the beginning of a vector; the processor sees by itself that its next lines are wanted too.
+/// Asks for a vector. For all of its lines: the processor takes long to see by itself that they are wanted.
 #[inline(always)]
 fn prefetch(bytes: &[u8]) {
     #[cfg(target_arch = "x86_64")]
-    for line in bytes.chunks(crate::aligned::LINE_BYTES).take(4) {
+    for line in bytes.chunks(crate::aligned::LINE_BYTES) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: the instruction is one that every processor has, and it may be given any address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }

@@ -195,8 +195,9 @@ unsafe fn each_normalized<S: Simd>(values: &mut [f32], n: usize) {
         for (sum, x) in sums.iter_mut().zip(chunks.remainder()) {
             *sum += f64::from(*x) * f64::from(*x);
         }
-        let square: f64 = sums.iter().sum();
-        let scale = 1.0 / square.sqrt().max(f64::from(NORMALIZE_EPSILON));
+        let (length, least) = (sums.iter().sum::<f64>().sqrt(), f64::from(NORMALIZE_EPSILON));
+        // In this order a length that is NaN makes the whole row NaN, instead of one that only looks right.
+        let scale = 1.0 / if length < least { least } else { length };
         row.iter_mut().for_each(|x| *x = (f64::from(*x) * scale) as f32);
     }
 }

@@ -104,8 +104,8 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn times_exp2(self, rounded: Self) -> Self {
         unsafe {
-            let exponents = _mm256_slli_epi32::<23>(_mm256_castps_si256(rounded.0));
-            Avx2(_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(self.0), exponents)))
+            let biased = _mm256_add_epi32(_mm256_castps_si256(rounded.0), _mm256_set1_epi32(127));
+            self.mul(Avx2(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))))
         }
     }
     #[inline(always)]

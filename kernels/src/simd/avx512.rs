@@ -100,8 +100,8 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn times_exp2(self, rounded: Self) -> Self {
         unsafe {
-            let exponents = _mm512_slli_epi32::<23>(_mm512_castps_si512(rounded.0));
-            Avx512(_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self.0), exponents)))
+            let biased = _mm512_add_epi32(_mm512_castps_si512(rounded.0), _mm512_set1_epi32(127));
+            self.mul(Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))))
         }
     }
     #[inline(always)]

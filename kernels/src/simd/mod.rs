@@ -64,8 +64,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn abs(self) -> Self;
     /// `if self < other { then } else { otherwise }`, lane by lane; false for NaN.
     unsafe fn select_less(self, other: Self, then: Self, otherwise: Self) -> Self;
-    /// `self * 2^n`, exactly, for lanes of `rounded` that hold `12582912.0 + n` with `n` an integer. The result and `self`
-    /// must be normal numbers, or `self` NaN and `n` 0.
+    /// `self * 2^n` for lanes of `rounded` that hold `12582912.0 + n`, `n` an integer from -126 to 127. NaN stays NaN, whatever
+    /// the other lane holds.
     unsafe fn times_exp2(self, rounded: Self) -> Self;
     /// The sum of all lanes, in a fixed order.
     unsafe fn sum(self) -> f32;

@@ -38,6 +38,10 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        if count == Self::LANES {
+            // SAFETY: all of them are readable.
+            return unsafe { Self::load(from) };
+        }
         let mut lanes = [0.0; 8];
         for (lane, value) in lanes.iter_mut().enumerate().take(count) {
             // SAFETY: the caller promises `count` readable numbers.
@@ -47,6 +51,10 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn store_first(self, to: *mut f32, count: usize) {
+        if count == Self::LANES {
+            // SAFETY: there is room for all of them.
+            return unsafe { self.store(to) };
+        }
         for (lane, value) in self.0.iter().enumerate().take(count) {
             // SAFETY: the caller promises room for `count` numbers.
             unsafe { *to.add(lane) = *value };
@@ -111,7 +119,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn times_exp2(self, rounded: Self) -> Self {
-        self.zip(rounded, |x, rounded| f32::from_bits(x.to_bits().wrapping_add(rounded.to_bits() << 23)))
+        self.zip(rounded, |x, rounded| x * f32::from_bits(rounded.to_bits().wrapping_add(127) << 23))
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {

@@ -42,7 +42,7 @@ impl Share {
 }
 
 /// Operations that touch fewer numbers than this take less time than waking a thread. Tests share small ones too.
-const LEAST_SHARED: usize = if cfg!(test) { 0 } else { 32 * 1024 };
+const LEAST_SHARED: usize = if cfg!(test) { 1 } else { 32 * 1024 };
 
 /// A bounded number of threads with their scratch memory. A team of one has no threads: its caller does the work.
 #[derive(Debug)]
