@@ -64,7 +64,7 @@ impl Vector for Portable {
     #[inline(always)]
     unsafe fn times_power(self, power: Self) -> Self {
         // SAFETY: needs no instructions that not every processor has.
-        unsafe { self.mul(power.exp2_of_rounded()) }
+        unsafe { self.times_exp2(power) }
     }
     tiles!();
 }

@@ -70,7 +70,7 @@ ids! {
 
 /// Which token stands for its sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Taken {
+pub enum Taken {
     /// The first.
     First,
     /// The last.

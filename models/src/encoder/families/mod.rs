@@ -4,6 +4,13 @@
 //! configuration. Every field that would change the answer and is not handled is refused by name.
 
 mod bert;
+mod deberta;
+mod jina_bert;
+mod jina_v3;
+mod modernbert;
+mod mpnet;
+mod nomic_bert;
+mod rope;
 
 use kernels::activation::Activation;
 use serde_json::Value;
@@ -14,7 +21,8 @@ use crate::error::ModelError;
 use crate::json::JsonFile;
 
 /// The `model_type`s that there is code for, as printed in errors.
-pub(crate) const KNOWN_MODEL_TYPES: &str = "bert, roberta, xlm-roberta, camembert, distilbert";
+pub(crate) const KNOWN_MODEL_TYPES: &str = "bert, roberta, xlm-roberta, camembert, distilbert, mpnet, modernbert, \
+                                             nomic_bert, jina_embeddings_v3, deberta-v2";
 
 /// What a family makes of a configuration.
 pub(crate) struct Family {
@@ -42,6 +50,11 @@ pub(crate) fn read(config: &JsonFile, labels: usize, _tower: Option<Tower>) -> R
         "bert" => bert::bert(config, labels),
         "roberta" | "xlm-roberta" | "camembert" => bert::roberta(config, labels),
         "distilbert" => bert::distilbert(config, labels),
+        "mpnet" => mpnet::mpnet(config, labels),
+        "modernbert" => modernbert::modernbert(config, labels),
+        "nomic_bert" => nomic_bert::nomic_bert(config),
+        "jina_embeddings_v3" => jina_v3::jina_v3(config, labels),
+        "deberta-v2" => deberta::deberta(config, labels),
         other => Err(ModelError::UnsupportedArchitecture {
             path: config.path().to_path_buf(),
             what: "model_type",
