@@ -1,4 +1,4 @@
-//! Matrix products, beside the most that one core can do: `taskset -c 1 cargo bench -p kernels --bench matmul [isa] [filter]`.
+//! Matrix products, beside the most that one core can do: `taskset -c 1 cargo bench -p kernels --bench matmul [isa] [1536x384] [rows=64]`.
 //!
 //! Columns: billions of operations (two for each weight and row) per second, and the share of the measured peak. "stream"
 //! multiplies with so many weights in turn that they come from memory, as in a model; "again" with the same ones.
@@ -34,7 +34,8 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let isa = |name: &str| Isa::available().find(|isa| format!("{isa:?}").eq_ignore_ascii_case(name));
     let isa = arguments.iter().find_map(|argument| isa(argument)).unwrap_or(Isa::detect());
-    let filter = arguments.iter().find(|argument| argument.contains('x'));
+    let rows = arguments.iter().find_map(|argument| argument.strip_prefix("rows=")?.parse().ok());
+    let filter = arguments.iter().find(|argument| argument.starts_with(|first: char| first.is_ascii_digit()));
     for precision in [Precision::F32, Precision::Bf16] {
         let peak = peak(isa, precision);
         println!("{precision:?} on {isa:?}: peak {peak:.0} Gop/s");
@@ -43,13 +44,13 @@ fn main() {
             if filter.is_some_and(|filter| !name.contains(filter.as_str())) {
                 continue;
             }
-            size(isa, precision, peak, outputs, inputs);
+            size(isa, precision, peak, outputs, inputs, rows);
         }
         packing(isa, precision);
     }
 }
 
-fn size(isa: Isa, precision: Precision, peak: f64, outputs: usize, inputs: usize) {
+fn size(isa: Isa, precision: Precision, peak: f64, outputs: usize, inputs: usize, only: Option<usize>) {
     let mut random = 1u32;
     let mut numbers = |count: usize| -> Vec<f32> {
         let mut next = || {
@@ -66,7 +67,7 @@ fn size(isa: Isa, precision: Precision, peak: f64, outputs: usize, inputs: usize
     let team = Team::single(weights[0].scratch_bytes()).with_isa(isa);
     let bias = numbers(outputs);
     let gelu = Epilogue { bias: Some(&bias), activation: Activation::Gelu, residual: Residual::None };
-    for rows in ROWS {
+    for rows in only.map_or(ROWS.to_vec(), |rows| vec![rows]) {
         let input = numbers(rows * inputs);
         let residual = numbers(rows * outputs);
         let plain = Epilogue { bias: Some(&bias), activation: Activation::Identity, residual: Residual::None };
@@ -149,9 +150,9 @@ fn peak(isa: Isa, precision: Precision) -> f64 {
             }
         };
     }
-    const ROUNDS: u64 = 2_000_000;
+    const ROUNDS: u64 = 50_000;
     let mut best = 0f64;
-    for _ in 0..8 {
+    for _ in 0..400 {
         let start = Instant::now();
         let lanes = match (isa, precision) {
             (Isa::Avx512Bf16, Precision::Bf16) => {

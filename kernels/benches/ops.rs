@@ -6,9 +6,11 @@
 
 use std::hint::black_box;
 use std::num::NonZeroUsize;
+use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
 use kernels::activation::Activation;
+use kernels::aligned::Aligned;
 use kernels::embed::{Ids, Lookup, TableType, embed};
 use kernels::gate::gate;
 use kernels::isa::Isa;
@@ -43,8 +45,26 @@ fn report(name: &str, numbers_per_token: usize, run: impl FnMut()) {
     println!("  {name:<34} {token:>9.1} ns/token {:>8.3} ns/number", token / numbers_per_token as f64);
 }
 
-fn values(count: usize) -> Vec<f32> {
-    (0..count).map(|index| ((index * 7919) % 2003) as f32 / 400.0 - 2.5).collect()
+/// Numbers that start on a cache line, as those of a plan's arena do.
+struct Values(Aligned);
+
+impl Deref for Values {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        self.0.as_slice()
+    }
+}
+
+impl DerefMut for Values {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        self.0.as_mut_slice()
+    }
+}
+
+fn values(count: usize) -> Values {
+    let mut values = Values(Aligned::zeroed(count * size_of::<f32>()));
+    values.iter_mut().enumerate().for_each(|(index, value)| *value = ((index * 7919) % 2003) as f32 / 400.0 - 2.5);
+    values
 }
 
 fn activations(team: &Team) {

@@ -16,17 +16,18 @@ use std::ops::Range;
 use super::layout::{self, Layout};
 use super::pack::{self, Rows};
 use super::position::{self, Place};
-use super::tile::{MOST_ROWS, STRIDE, Scores, Sight, Values, by_rows, exp2};
+use super::tile::{MOST_ROWS, STRIDE, Scores, Sight, Values, by_rows};
 use super::vector::Vector;
 use super::{Bias, Heads, Span, Spec};
 use crate::isa::Isa;
+use crate::simd::math::exp2;
 use crate::simd::with_simd;
 use crate::team::{Share, Team};
 
 pub(super) use super::layout::scratch_bytes;
 
-/// The sums of plain weights that are trusted. Weights end at 2^125: beyond the upper bound scores may lie behind that. Weights
-/// below 2^-125 are lost: with the lower bound they make up nothing of the sum. Either leaves room for the values.
+/// The sums of plain weights that are trusted. Weights end at 2^126: beyond the upper bound scores may lie behind that. Weights
+/// below 2^-126 are not told apart: with the lower bound they make up nothing of the sum. Either leaves room for the values.
 const TRUSTED: std::ops::RangeInclusive<f32> = 1.0 / (1u64 << 40) as f32..=(1u64 << 60) as f32;
 
 /// How weights are made of scores.
@@ -336,7 +337,7 @@ unsafe fn shift<S: Vector>(scores: *mut f32, seen: &Range<usize>, before: f32) -
         let mut j = start;
         while j < seen.end {
             let score = S::load(scores.add(j)).sub(S::splat(largest));
-            let weight = score.select_less(S::splat(-125.0), S::splat(0.0), exp2(score));
+            let weight = score.select_less(S::splat(-126.0), S::splat(0.0), exp2(score));
             total = total.add(weight);
             weight.store(scores.add(j));
             j += S::LANES;

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::vector::Vector;
+use crate::simd::math::exp2;
 
 /// Numbers from one row to the next of queries, scores and products in scratch memory. An odd number of cache lines, so
 /// that rows do not share cache sets.
@@ -155,32 +156,6 @@ macro_rules! by_rows {
     };
 }
 pub(super) use by_rows;
-
-/// `2^x` with a relative error below 3e-7 for `x` from -125 to 125, and the values at these ends outside. NaN stays NaN.
-///
-/// # Safety
-/// The instructions of `S` are available.
-#[inline(always)]
-pub(super) unsafe fn exp2<S: Vector>(x: S) -> S {
-    /// Adding this rounds to an integer, which then stands in the low bits.
-    const ROUND: f32 = 12_582_912.0;
-    /// Fitted to `2^r` on -0.5 to 0.5 for the least relative error, 1.05e-7, below 1 + ln(2) r.
-    const POWERS: [f32; 5] = [1.330_027_8e-3, 9.669_712e-3, 5.550_56e-2, 0.240_222_82, std::f32::consts::LN_2];
-    // SAFETY: as of this function.
-    unsafe {
-        // In this order NaN comes through.
-        let x = S::splat(125.0).min(S::splat(-125.0).max(x));
-        let power = x.add(S::splat(ROUND));
-        let r = x.sub(power.sub(S::splat(ROUND)));
-        let mut p = S::splat(POWERS[0]);
-        let mut index = 1;
-        while index < POWERS.len() {
-            p = p.mul_add(r, S::splat(POWERS[index]));
-            index += 1;
-        }
-        p.mul_add(r, S::splat(1.0)).times_power(power)
-    }
-}
 
 /// The lanes whose number lies in `seen`, counting from `first`; `otherwise` in the others.
 ///

@@ -1,4 +1,4 @@
-//! What attention asks of vectors beyond arithmetic: squares to transpose, powers of two, and the tiles compiled for them.
+//! What attention asks of vectors beyond arithmetic: squares to transpose, and the tiles compiled for them.
 
 use super::tile;
 use crate::simd::{Portable, Simd};
@@ -14,10 +14,6 @@ pub(super) trait Vector: Simd {
     /// Writes the square `rows[lane][column..column + columns]`, both at most [`Simd::LANES`], with rows and columns
     /// exchanged: `columns` vectors, `step` numbers apart, whose lanes beyond the rows are 0.
     unsafe fn transpose(rows: &[*const f32], column: usize, columns: usize, to: *mut f32, step: usize);
-
-    /// `self * 2^n` for lanes with `n` from -125 to 125 in the bits of `power`, which are those of `12582912.0 + n`, and
-    /// `self` from 0.7 to 1.5. NaN stays NaN.
-    unsafe fn times_power(self, power: Self) -> Self;
 
     /// [`tile::scores`] for these vectors.
     unsafe fn scores<const R: usize>(block: &tile::Scores<'_>);
@@ -60,11 +56,6 @@ impl Vector for Portable {
                 unsafe { *to.add(c * step + lane) = rows.get(lane).map_or(0.0, |row| *row.add(column + c)) };
             }
         }
-    }
-    #[inline(always)]
-    unsafe fn times_power(self, power: Self) -> Self {
-        // SAFETY: needs no instructions that not every processor has.
-        unsafe { self.mul(power.exp2_of_rounded()) }
     }
     tiles!();
 }
@@ -116,14 +107,6 @@ mod x86 {
                 }
             }
         }
-        #[inline(always)]
-        unsafe fn times_power(self, power: Self) -> Self {
-            // Adding to the exponent multiplies; the upper bits of `power` are shifted out.
-            unsafe {
-                let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(power.0));
-                Avx512(_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self.0), exponent)))
-            }
-        }
         tiles!(#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]);
     }
 
@@ -159,13 +142,6 @@ mod x86 {
                 for (c, b) in b.into_iter().enumerate().take(columns) {
                     _mm256_storeu_ps(to.add(c * step), b);
                 }
-            }
-        }
-        #[inline(always)]
-        unsafe fn times_power(self, power: Self) -> Self {
-            unsafe {
-                let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(power.0));
-                Avx2(_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(self.0), exponent)))
             }
         }
         tiles!(#[target_feature(enable = "avx2,fma,f16c")]);

@@ -2,7 +2,7 @@
 //!
 //! A member of the team takes some rows and some panels. It goes through its rows in blocks that stay in the second cache,
 //! for each block through its panels, and for each panel through the tiles of the block: so weights, the larger part, come
-//! from memory once per block, and are asked for one panel ahead. Panels with many inputs are cut into blocks of steps that
+//! from memory once per block, and are asked for a block ahead. Panels with many inputs are cut into blocks of steps that
 //! stay in that cache too; the sums of a tile then pass through memory, which changes no bit.
 
 use super::epilogue::{Finish, finish};
@@ -14,7 +14,7 @@ use crate::aligned::Aligned;
 use crate::team::{Share, Team};
 
 /// Bytes of a block of rows, which stays in the second cache of a core beside the panels.
-const ROWS_BYTES: usize = 512 << 10;
+const ROWS_BYTES: usize = 384 << 10;
 
 /// Bytes of a block of a panel, which passes from the second cache through the first for every tile.
 const PANEL_BYTES: usize = 96 << 10;
@@ -38,11 +38,17 @@ impl Blocks {
     fn of(weights: &Packed) -> Blocks {
         let kernel = Kernel::of(weights.isa, weights.precision);
         let steps = weights.inputs.div_ceil(kernel.weights_per_step);
-        let most = (PANEL_BYTES / (4 * kernel.width)).max(1);
-        let block_steps = steps.div_ceil(steps.div_ceil(most).max(1)).max(1);
+        // Blocks of even sizes, of which a short last one would make the most of the cost of keeping sums.
+        let count = steps.div_ceil((PANEL_BYTES / (4 * kernel.width)).max(1)).max(1);
+        let block_steps = steps.div_ceil(count).max(1);
         let words = pack::row_words(kernel, weights.inputs);
-        let converts = kernel.input != Input::F32;
-        let stride = if converts { words.next_multiple_of(16) } else { weights.inputs };
+        // Rows that lie a multiple of 4 KB apart fall into the same few lines of the first cache.
+        let converts = kernel.input != Input::F32 || words.is_multiple_of(1024);
+        let stride = match words.next_multiple_of(16) {
+            lines if converts && lines.is_multiple_of(1024) => lines + 16,
+            lines if converts => lines,
+            _ => words,
+        };
         let block_rows = (ROWS_BYTES / (4 * stride.max(1))).max(4 * kernel.rows());
         Blocks { kernel, steps, block_steps, block_rows, stride, converts }
     }
@@ -127,11 +133,25 @@ struct Rows<'a> {
     words: &'a [f32],
 }
 
+/// What is added to the sums of one tile at a time.
+struct Part<'a> {
+    /// Rows of the tile.
+    rows: usize,
+    /// The tile's rows, from the first step of the block of the panel on.
+    input: &'a [f32],
+    /// The block of the panel.
+    weights: &'a [f32],
+    /// Whether there are sums of the steps before.
+    resume: bool,
+    /// Which tile it is of those that read this block.
+    tile: Share,
+}
+
 impl Rows<'_> {
     /// The rows of each tile, counted from the block's first: as even as possible, because short tiles are slower.
-    fn tiles(self, kernel: &Kernel) -> impl Iterator<Item = std::ops::Range<usize>> {
+    fn tiles(self, kernel: &Kernel) -> impl Iterator<Item = (Share, std::ops::Range<usize>)> {
         let count = self.count.div_ceil(kernel.rows());
-        (0..count).map(move |index| Share { index, count }.of(self.count))
+        (0..count).map(move |index| Share { index, count }).map(move |share| (share, share.of(self.count)))
     }
 }
 
@@ -163,32 +183,31 @@ impl Product<'_> {
         let Blocks { kernel, steps, block_steps, .. } = self.blocks;
         let words = steps * kernel.width;
         let weights = &self.weights.panels.as_slice::<f32>()[panel * words..][..words];
-        let mut start = 0;
-        loop {
+        // Whether sums wait in memory for further steps.
+        let kept = block_steps < steps;
+        for block in 0..steps.div_ceil(block_steps) {
+            let start = block * block_steps;
             let end = (start + block_steps).min(steps);
-            // Whether sums wait in memory for further steps.
-            let kept = block_steps < steps;
-            for tile in rows.tiles(kernel) {
+            for (share, tile) in rows.tiles(kernel) {
                 let at = if kept { tile.start * kernel.width } else { 0 };
                 let sums = &mut sums[at..][..tile.len() * kernel.width];
-                let input = &rows.words[tile.start * self.blocks.stride..];
-                let block = &weights[start * kernel.width..end * kernel.width];
-                self.add(tile.len(), &input[start * kernel.input_words..], block, start > 0, sums);
+                let input = &rows.words[tile.start * self.blocks.stride + start * kernel.input_words..];
+                let weights = &weights[start * kernel.width..end * kernel.width];
+                self.add(Part { rows: tile.len(), input, weights, resume: start > 0, tile: share }, sums);
                 if end == steps {
                     self.finish(rows.first + tile.start, tile.len(), panel, sums);
                 }
-            }
-            start = end;
-            if start == steps {
-                break;
             }
         }
     }
 
     /// Adds the products of a tile with a block of a panel to its sums.
-    fn add(&self, rows: usize, input: &[f32], weights: &[f32], resume: bool, sums: &mut [f32]) {
+    fn add(&self, part: Part<'_>, sums: &mut [f32]) {
+        let Part { rows, input, weights, resume, tile } = part;
         let Blocks { kernel, stride, .. } = self.blocks;
         let steps = weights.len() / kernel.width;
+        // Every tile asks for its part of what follows these weights in memory: the next block, or the next panel's first.
+        let soon_words = kernel.width.div_ceil(tile.count);
         assert!(input.len() >= (rows - 1) * stride + steps * kernel.input_words && sums.len() >= rows * kernel.width);
         let tile = Tile {
             input: input.as_ptr(),
@@ -197,7 +216,8 @@ impl Product<'_> {
             steps,
             resume,
             sums: sums.as_mut_ptr(),
-            soon: weights.as_ptr().wrapping_add(self.blocks.steps * kernel.width),
+            soon: weights.as_ptr().wrapping_add(weights.len() + tile.index * steps * soon_words),
+            soon_words,
         };
         // SAFETY: the instructions are those of the team, which the processor has; the lengths were just checked, and the sums
         // are borrowed for this call alone.

@@ -192,6 +192,16 @@ fn blocks_change_nothing() {
     }
 }
 
+/// Rows whose distance would be a multiple of 4 KB, in either precision.
+#[test]
+fn rows_that_share_cache_lines_are_copied() {
+    for (precision, isa) in PRECISIONS.into_iter().flat_map(|precision| Isa::available().map(move |isa| (precision, isa))) {
+        for inputs in [1023, 1024, 2047, 2048] {
+            Case { residual: Kind::Accumulate, ..Case::plain(precision, 29, 37, inputs) }.check(isa, 3);
+        }
+    }
+}
+
 /// Every number of rows up to several tiles, because each has a loop of its own.
 #[test]
 fn every_number_of_rows_has_its_loop() {

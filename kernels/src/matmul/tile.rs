@@ -20,8 +20,10 @@ pub(super) struct Tile {
     pub(super) resume: bool,
     /// The sums, `[rows, VECTORS * LANES]`.
     pub(super) sums: *mut f32,
-    /// Memory that will be needed soon, two cache lines for each step.
+    /// Memory that will be needed soon, two cache lines from there on at every step.
     pub(super) soon: *const f32,
+    /// How many words `soon` goes on at every step.
+    pub(super) soon_words: usize,
 }
 
 /// Adds the products of all steps to the sums of `ROWS` rows. Every sum is one chain over the steps.
@@ -60,7 +62,7 @@ pub(super) unsafe fn add<M: Multiply, const ROWS: usize>(tile: &Tile) {
                 *group = group.wrapping_add(M::INPUT_WORDS);
             }
             weights = weights.add(width);
-            soon = soon.wrapping_add(32);
+            soon = soon.wrapping_add(tile.soon_words);
         }
         for (row, sums) in sums.iter().enumerate() {
             for (vector, sum) in sums.iter().enumerate() {
@@ -72,7 +74,7 @@ pub(super) unsafe fn add<M: Multiply, const ROWS: usize>(tile: &Tile) {
 
 /// Asks for a cache line without waiting for it. Any address will do.
 #[inline(always)]
-fn prefetch(at: *const f32) {
+pub(super) fn prefetch(at: *const f32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch never faults.
     unsafe {

@@ -91,10 +91,6 @@ impl Simd for Avx2 {
         Avx2(unsafe { _mm256_min_ps(self.0, other.0) })
     }
     #[inline(always)]
-    unsafe fn abs(self) -> Self {
-        Avx2(unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), self.0) })
-    }
-    #[inline(always)]
     unsafe fn select_less(self, other: Self, then: Self, otherwise: Self) -> Self {
         unsafe {
             let less = _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, other.0);

@@ -87,10 +87,6 @@ impl Simd for Avx512 {
         Avx512(unsafe { _mm512_min_ps(self.0, other.0) })
     }
     #[inline(always)]
-    unsafe fn abs(self) -> Self {
-        Avx512(unsafe { _mm512_abs_ps(self.0) })
-    }
-    #[inline(always)]
     unsafe fn select_less(self, other: Self, then: Self, otherwise: Self) -> Self {
         unsafe {
             let less = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, other.0);

@@ -88,7 +88,7 @@ pub(crate) unsafe fn exp<S: Simd>(y: S) -> S {
     }
 }
 
-/// `2^t` for `t <= 0` with a relative error below 2e-7, and `2^-126` for `t` below -126.
+/// `2^t` with a relative error below 2e-7 for `t` from -126 to 126, and the value there for `t` beyond.
 ///
 /// Softmax takes its exponentials with this one, with `log2(e)` multiplied into the factor of its scores: that is what makes
 /// it cheap, and costs |t| * 6e-8 of relative error where the product is rounded.
@@ -96,10 +96,10 @@ pub(crate) unsafe fn exp<S: Simd>(y: S) -> S {
 /// # Safety
 /// The instructions of `S` are available.
 #[inline(always)]
-pub(crate) unsafe fn exp2_below_0<S: Simd>(t: S) -> S {
-    // SAFETY: as of this function; from -126 to 0 the result is a normal number.
+pub(crate) unsafe fn exp2<S: Simd>(t: S) -> S {
+    // SAFETY: as of this function; between these bounds the result is a normal number.
     unsafe {
-        let t = S::splat(-126.0).max(t);
+        let t = S::splat(126.0).min(S::splat(-126.0).max(t));
         let rounded = t.add(S::splat(ROUND));
         let r = t.sub(rounded.sub(S::splat(ROUND)));
         polynomial(&EXP2, r).times_exp2(rounded)

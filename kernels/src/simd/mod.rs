@@ -60,8 +60,6 @@ pub(crate) trait Simd: Copy {
     unsafe fn max(self, other: Self) -> Self;
     /// The smaller, lane by lane; `other` where one is NaN.
     unsafe fn min(self, other: Self) -> Self;
-    /// Absolute values.
-    unsafe fn abs(self) -> Self;
     /// `if self < other { then } else { otherwise }`, lane by lane; false for NaN.
     unsafe fn select_less(self, other: Self, then: Self, otherwise: Self) -> Self;
     /// `self * 2^n` for lanes of `rounded` that hold `12582912.0 + n`, `n` an integer from -126 to 127. NaN stays NaN, whatever

@@ -110,10 +110,6 @@ impl Simd for Portable {
         self.zip(other, |a, b| if a < b { a } else { b })
     }
     #[inline(always)]
-    unsafe fn abs(self) -> Self {
-        Portable(self.0.map(f32::abs))
-    }
-    #[inline(always)]
     unsafe fn select_less(self, other: Self, then: Self, otherwise: Self) -> Self {
         Portable(std::array::from_fn(|lane| if self.0[lane] < other.0[lane] { then.0[lane] } else { otherwise.0[lane] }))
     }
