@@ -24,6 +24,9 @@ use crate::json::JsonFile;
 pub(crate) const KNOWN_MODEL_TYPES: &str = "bert, roberta, xlm-roberta, camembert, distilbert, mpnet, modernbert, \
                                              nomic_bert, jina_embeddings_v3, deberta-v2";
 
+/// The most tokens of a text where no stored table bounds them: tables of angles and buffers are as long as this.
+const MAX_UNSTORED_POSITIONS: usize = 1 << 17;
+
 /// What a family makes of a configuration.
 pub(crate) struct Family {
     /// The encoder.
