@@ -47,8 +47,7 @@ pub(super) fn open(served: &ServedVersion) -> Result<Arc<dyn Backend>, LoadError
         known.outputs.push(offsets());
     }
     check(config, "candle tokenizer", &known)?;
-    let parts =
-        [(INPUT_IDS, Part::Ids), (ATTENTION_MASK, Part::Mask), (TOKEN_TYPE_IDS, Part::Types), (OFFSETS, Part::Offsets)];
+    let parts = [(INPUT_IDS, Part::Ids), (ATTENTION_MASK, Part::Mask), (TOKEN_TYPE_IDS, Part::Types), (OFFSETS, Part::Offsets)];
     let part = |name: &str| parts.iter().find(|(known, _)| *known == name).map(|(_, part)| *part);
     // Checked just above to have no other name.
     let outputs = config.outputs.iter().filter_map(|output| part(&output.name)).collect();
