@@ -31,13 +31,16 @@ const TRY_GROWTH: usize = 4;
 /// The tokenizer of a model directory.
 ///
 /// Texts are truncated to a length given at load, special tokens kept, and padded on the right to the longest of their
-/// batch. Whatever `tokenizer.json` says about truncation and padding is dropped. Nothing runs on other threads.
+/// batch, or to one length if told so. Whatever `tokenizer.json` says about truncation and padding is dropped. Nothing runs on
+/// other threads.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     boundaries: Boundaries,
     max_length: usize,
     padding_id: i64,
+    /// The length that every text is filled up to with padding that counts as tokens.
+    pads_to: Option<usize>,
     lowercase: bool,
 }
 
@@ -46,7 +49,7 @@ pub struct Tokenizer {
 pub struct Encoded {
     /// Token ids, `[rows, width]` in row-major order.
     pub ids: Vec<i64>,
-    /// 1 for tokens, 0 for padding, `[rows, width]`.
+    /// 1 for tokens (padding too where it is part of the texts), 0 for padding, `[rows, width]`.
     pub mask: Vec<i64>,
     /// Segment numbers, `[rows, width]`.
     pub type_ids: Vec<i64>,
@@ -83,7 +86,14 @@ impl Tokenizer {
         let longest_added = inner.get_added_tokens_decoder().values().map(|token| token.content.len()).max();
         let boundaries = Boundaries::of(&file["normalizer"], &file["pre_tokenizer"], longest_added.unwrap_or(0));
         let lowercase = lowercase(dir)?;
-        Ok(Tokenizer { inner, boundaries, max_length, padding_id, lowercase })
+        Ok(Tokenizer { inner, boundaries, max_length, padding_id, pads_to: None, lowercase })
+    }
+
+    /// The same tokenizer, filling every text up to `length` tokens with padding that counts as tokens: the mask is 1 there.
+    /// For models that were trained so, whose card says it (`ModelCard::pads_to`). A length below [`Tokenizer::max_length`]
+    /// is taken for that.
+    pub fn padded_to(self, length: Option<usize>) -> Self {
+        Tokenizer { pads_to: length.map(|length| length.max(self.max_length)), ..self }
     }
 
     /// Tokenizes texts. An empty text gives its special tokens; no texts give an empty batch.
@@ -95,7 +105,9 @@ impl Tokenizer {
         for (row, text) in texts.iter().enumerate() {
             encodings.push(self.encode(text).map_err(|reason| ModelError::Tokenize { row, reason })?);
         }
-        let width = encodings.iter().map(tokenizers::Encoding::len).max().unwrap_or(0);
+        let longest = encodings.iter().map(tokenizers::Encoding::len).max().unwrap_or(0);
+        let width = self.pads_to.map_or(longest, |length| length.max(longest));
+        let counts = i64::from(self.pads_to.is_some());
         let (rows, size) = (texts.len(), texts.len() * width);
         let mut ids = Vec::with_capacity(size);
         let (mut mask, mut type_ids) = (Vec::with_capacity(size), Vec::with_capacity(size));
@@ -104,7 +116,7 @@ impl Tokenizer {
             ids.extend(encoding.get_ids().iter().map(|id| i64::from(*id)));
             ids.extend(std::iter::repeat_n(self.padding_id, padding));
             mask.extend(std::iter::repeat_n(1, encoding.len()));
-            mask.extend(std::iter::repeat_n(0, padding));
+            mask.extend(std::iter::repeat_n(counts, padding));
             type_ids.extend(encoding.get_type_ids().iter().map(|id| i64::from(*id)));
             type_ids.extend(std::iter::repeat_n(0, padding));
         }

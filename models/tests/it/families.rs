@@ -11,7 +11,7 @@ use models::{Batch, Choice, CpuExecutor, CpuModel, ModelCard, Output, Precision,
 use serde::Deserialize;
 
 /// How far single-precision results may be from the recorded double-precision ones, for values of size 1.
-const TOLERANCE: f32 = 1e-5;
+pub(crate) const TOLERANCE: f32 = 1e-5;
 
 /// A directory and what is asked of it where its own architecture does not say.
 const DIRECTORIES: &[(&str, Choice)] = &[
@@ -19,10 +19,21 @@ const DIRECTORIES: &[(&str, Choice)] = &[
     ("bert-reranker", Choice { task: None, tower: None }),
     ("bert-tokens", Choice { task: None, tower: None }),
     ("camembert-masked-lm", task(Task::FillMask)),
+    ("clip", tower(Tower::Text)),
+    ("clip", tower(Tower::Vision)),
+    ("clip-text", Choice { task: None, tower: None }),
+    ("clip-text-old", Choice { task: None, tower: None }),
+    ("clip-vision", Choice { task: None, tower: None }),
     ("distilbert-masked-lm", task(Task::FillMask)),
     ("distilbert-tokens", Choice { task: None, tower: None }),
     ("roberta-labels", Choice { task: None, tower: None }),
     ("roberta-masked-lm", task(Task::FillMask)),
+    ("siglip", tower(Tower::Text)),
+    ("siglip", tower(Tower::Vision)),
+    ("siglip-text", Choice { task: None, tower: None }),
+    ("siglip-vision", Choice { task: None, tower: None }),
+    ("vit-hidden", task(Task::HiddenStates)),
+    ("vit-labels", Choice { task: None, tower: None }),
     ("xlm-roberta-embedding", Choice { task: None, tower: None }),
     ("xlm-roberta-tokens", Choice { task: None, tower: None }),
 ];
@@ -31,29 +42,33 @@ const fn task(task: Task) -> Choice {
     Choice { task: Some(task), tower: None }
 }
 
-#[derive(Deserialize)]
-struct Expected {
-    #[serde(default)]
-    inputs: Vec<Text>,
-    #[serde(default)]
-    images: Vec<serde_json::Value>,
+const fn tower(tower: Tower) -> Choice {
+    Choice { task: None, tower: Some(tower) }
 }
 
 #[derive(Deserialize)]
-struct Text {
-    ids: Vec<i64>,
-    types: Option<Vec<i64>>,
+pub(crate) struct Expected {
+    #[serde(default)]
+    pub(crate) inputs: Vec<Text>,
+    #[serde(default)]
+    pub(crate) images: Vec<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Text {
+    pub(crate) ids: Vec<i64>,
+    pub(crate) types: Option<Vec<i64>>,
 }
 
 /// A fixture with its recorded results.
-struct Fixture {
-    directory: PathBuf,
-    expected: Expected,
-    recorded: Weights,
+pub(crate) struct Fixture {
+    pub(crate) directory: PathBuf,
+    pub(crate) expected: Expected,
+    pub(crate) recorded: Weights,
 }
 
 impl Fixture {
-    fn read(name: &str) -> Fixture {
+    pub(crate) fn read(name: &str) -> Fixture {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families").join(name);
         let text = std::fs::read_to_string(directory.join("expected.json")).unwrap();
         let recorded = Weights::open_file(&directory.join("expected.safetensors")).unwrap();
@@ -61,7 +76,7 @@ impl Fixture {
     }
 
     /// A recorded tensor, flattened; `None` if it was not recorded for this item.
-    fn values(&self, name: &str) -> Option<Vec<f32>> {
+    pub(crate) fn values(&self, name: &str) -> Option<Vec<f32>> {
         let shape = self.recorded.shape(name)?.to_vec();
         Some(self.recorded.floats(name, &shape).unwrap())
     }
@@ -73,12 +88,12 @@ fn bytes(values: &[i64]) -> Vec<u8> {
 }
 
 /// A text or an image of a fixture, as its bytes.
-enum Item {
+pub(crate) enum Item {
     Text { ids: Vec<u8>, types: Option<Vec<u8>>, width: usize },
     Image(Vec<u8>),
 }
 
-fn items(fixture: &Fixture, input: &Input) -> Vec<Item> {
+pub(crate) fn items(fixture: &Fixture, input: &Input) -> Vec<Item> {
     match input {
         Input::Tokens(_) => fixture
             .expected
@@ -95,7 +110,7 @@ fn items(fixture: &Fixture, input: &Input) -> Vec<Item> {
     }
 }
 
-fn batch<'a>(input: &Input, items: impl IntoIterator<Item = &'a Item>) -> Batch<'a> {
+pub(crate) fn batch<'a>(input: &Input, items: impl IntoIterator<Item = &'a Item>) -> Batch<'a> {
     let mut batch = Batch::new();
     for item in items {
         match (input, item) {
@@ -111,29 +126,30 @@ fn batch<'a>(input: &Input, items: impl IntoIterator<Item = &'a Item>) -> Batch<
     batch
 }
 
-fn executor(directory: &Path, choice: Choice, threads: usize) -> (ModelCard, CpuExecutor) {
+pub(crate) fn executor(directory: &Path, choice: Choice, threads: usize, precision: Precision) -> (ModelCard, CpuExecutor) {
     let card = ModelCard::read_as(directory, choice).unwrap();
     let weights = Weights::open(&card.directory).unwrap();
-    let model = CpuModel::load(encoder::plan(&card, &weights).unwrap(), &weights, Precision::F32).unwrap();
+    let model = CpuModel::load(encoder::plan(&card, &weights).unwrap(), &weights, precision).unwrap();
     (card, CpuExecutor::new(Arc::new(model), "test", NonZeroUsize::new(threads).unwrap()).unwrap())
 }
 
 /// The part of an output that belongs to item `index`.
-fn part<'o>(card: &ModelCard, batch: &Batch<'_>, output: &'o Output, index: usize) -> &'o [f32] {
+pub(crate) fn part<'o>(card: &ModelCard, batch: &Batch<'_>, output: &'o Output, index: usize) -> &'o [f32] {
     let rows = if card.task.is_per_token() { batch.sequences()[index].tokens.clone() } else { index..index + 1 };
     &output.values[rows.start * output.columns..rows.end * output.columns]
 }
 
 /// The largest difference, relative to the size of the values where that is above 1.
-fn difference(got: &[f32], want: &[f32]) -> f32 {
+pub(crate) fn difference(got: &[f32], want: &[f32]) -> f32 {
     assert_eq!(got.len(), want.len());
     let size = want.iter().fold(1f32, |size, value| size.max(value.abs()));
     got.iter().zip(want).map(|(got, want)| (got - want).abs()).fold(0.0, f32::max) / size
 }
 
-fn check(name: &str, choice: Choice, recorded: &str) {
+/// Compares what was recorded as `recorded`, for so many items at least.
+fn check(name: &str, choice: Choice, recorded: &str, least: usize) {
     let fixture = Fixture::read(name);
-    let (card, mut executor) = executor(&fixture.directory, choice, 1);
+    let (card, mut executor) = executor(&fixture.directory, choice, 1, Precision::F32);
     let items = items(&fixture, &card.encoder.input);
     let together = batch(&card.encoder.input, &items);
     let results = executor.enqueue(&together).unwrap();
@@ -149,21 +165,26 @@ fn check(name: &str, choice: Choice, recorded: &str) {
         assert!(largest <= TOLERANCE, "{name}, {recorded}.{index}: {largest:e}");
         compared += 1;
     }
-    assert!(compared >= 3, "{name}: {compared} results of {recorded} compared");
+    assert!(compared >= least, "{name}: {compared} results of {recorded} compared");
 }
 
 #[test]
 fn outputs_are_those_of_the_original_models() {
     for (name, choice) in DIRECTORIES {
         let recorded = if choice.tower == Some(Tower::Vision) { "image_output" } else { "output" };
-        check(name, *choice, recorded);
+        check(name, *choice, recorded, 3);
     }
 }
 
 #[test]
 fn hidden_states_are_those_of_the_original_models() {
     for (name, choice) in DIRECTORIES {
-        let recorded = if choice.tower == Some(Tower::Vision) { "image_hidden" } else { "hidden" };
-        check(name, Choice { task: Some(Task::HiddenStates), ..*choice }, recorded);
+        let recorded = match choice {
+            // The same states are the output there.
+            Choice { task: Some(Task::HiddenStates), .. } => "output",
+            Choice { tower: Some(Tower::Vision), .. } => "image_hidden",
+            _ => "hidden",
+        };
+        check(name, Choice { task: Some(Task::HiddenStates), ..*choice }, recorded, 1);
     }
 }

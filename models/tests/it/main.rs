@@ -6,3 +6,4 @@
 //mod refusals;
 //mod texts;
 mod families;
+mod images;
