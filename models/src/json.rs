@@ -88,6 +88,11 @@ impl JsonFile {
         names.iter().find_map(|name| Some((*name, self.root.get(name).filter(|value| !value.is_null())?)))
     }
 
+    /// Whether the field is there and null, where that means something else than its absence.
+    pub(crate) fn is_null(&self, name: &str) -> bool {
+        self.root.get(name).is_some_and(Value::is_null)
+    }
+
     /// An integer in `range`, if present.
     pub(crate) fn integer(&self, names: &[&str], range: RangeInclusive<usize>) -> Result<Option<usize>, ModelError> {
         let Some((name, value)) = self.value(names) else { return Ok(None) };

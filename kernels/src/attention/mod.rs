@@ -28,6 +28,15 @@
 //! (DeBERTa's disentangled attention), Warner et al. 2024 (alternating windows).
 
 mod cpu;
+mod layout;
+mod pack;
+mod position;
+#[cfg(test)]
+mod tests;
+mod tile;
+#[cfg(test)]
+mod twin;
+mod vector;
 
 use std::ops::Range;
 

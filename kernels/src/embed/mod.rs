@@ -8,6 +8,10 @@
 //! be those of a mapped weight file: they need no alignment and are converted as they are read, so a table is never copied.
 
 mod cpu;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod twin;
 
 use crate::team::Team;
 

@@ -10,6 +10,10 @@
 //! Source: Shazeer 2020.
 
 mod cpu;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod twin;
 
 use crate::activation::Activation;
 use crate::team::Team;

@@ -17,6 +17,15 @@
 //! products: f32 `2^-23 * sqrt(inputs) * s`, the same for bf16, and the activation's own.
 
 mod cpu;
+mod epilogue;
+mod kernel;
+mod multiply;
+mod pack;
+#[cfg(test)]
+mod tests;
+mod tile;
+#[cfg(test)]
+mod twin;
 
 use crate::activation::Activation;
 use crate::aligned::Aligned;
@@ -49,7 +58,7 @@ impl Packed {
     /// If `weight` is not of that size.
     pub fn pack(isa: Isa, precision: Precision, weight: &[f32], outputs: usize, inputs: usize) -> Packed {
         assert_eq!(Some(weight.len()), outputs.checked_mul(inputs), "the weights and their sizes disagree");
-        Packed { panels: cpu::pack(isa, precision, weight, outputs, inputs), inputs, outputs, precision, isa }
+        Packed { panels: pack::pack(isa, precision, weight, outputs, inputs), inputs, outputs, precision, isa }
     }
 
     /// Numbers per row of the input.

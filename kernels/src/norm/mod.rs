@@ -15,6 +15,10 @@
 //! Source: Ba, Kiros and Hinton 2016, equations 3 and 4.
 
 mod cpu;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod twin;
 
 use crate::team::Team;
 
@@ -29,7 +33,7 @@ pub struct Norm<'a> {
     pub eps: f32,
 }
 
-/// Normalizes the rows of `input + residual` into `output`. See the [contract](self). Nothing is allocated.
+/// Normalizes the rows of `input + residual` into `output`. See the [contract](self).
 ///
 /// # Panics
 /// If sizes disagree.

@@ -25,6 +25,10 @@
 //! Source: the modes are those of sentence-transformers' `Pooling` module, its `Normalize` is `torch.nn.functional.normalize`.
 
 mod cpu;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod twin;
 
 use std::ops::Range;
 
@@ -60,10 +64,10 @@ pub struct PoolSpec {
 }
 
 /// Pools the rows of every sequence of `hidden: [rows, n]` into `output: [sequences, modes * n]`; `columns: [rows]` is where
-/// each row stood before masked ones were left out. See the [contract](self). Nothing is allocated.
+/// each row stood before masked ones were left out, ascending within a sequence. See the [contract](self).
 ///
 /// # Panics
-/// If sizes disagree or a sequence lies outside the rows.
+/// If sizes disagree, there is no mode, or a sequence lies outside the rows.
 pub fn pool(
     team: &Team,
     hidden: &[f32],
@@ -73,6 +77,7 @@ pub fn pool(
     spec: &PoolSpec,
     output: &mut [f32],
 ) {
+    assert!(!spec.modes.is_empty(), "pooling needs a mode");
     assert!(n > 0 && hidden.len() == columns.len() * n, "hidden and the columns disagree");
     assert!(sequences.iter().all(|rows| rows.start <= rows.end && rows.end <= columns.len()), "a sequence lies outside the rows");
     assert_eq!(output.len(), sequences.len() * spec.modes.len() * n, "the output and the sequences disagree");

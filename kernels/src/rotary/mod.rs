@@ -9,11 +9,15 @@
 //! `p + dims / 2` ([`Pairs::Halves`]) or `2p` and `2p + 1` ([`Pairs::Adjacent`]): `(a, b)` becomes
 //! `(a cos - b sin, b cos + a sin)`.
 //!
-//! Tolerance against the twin in f64: 3e-7 * max(|a|, |b|) beside the rounding of the angles, which are computed in f64.
+//! Tolerance against the twin in f64: 3e-7 * max(|a|, |b|). Angles are computed in f64, their sines and cosines rounded to f32.
 //!
 //! Source: Su et al. 2021, section 3.2.2.
 
 mod cpu;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod twin;
 
 use crate::team::Team;
 
@@ -29,7 +33,8 @@ pub enum Pairs {
 /// Cosines and sines of every position.
 #[derive(Debug, Clone)]
 pub struct Rotary {
-    /// `[positions, dims / 2]` of cosine and sine.
+    /// `[positions, width]`. For halves `width` is the number of pairs. For neighbors it is `dims`: both numbers of a pair
+    /// have its cosine, and its sine, the first one negated, so that vectors need only be swapped in pairs.
     cosines: Vec<f32>,
     sines: Vec<f32>,
     dims: usize,
@@ -43,13 +48,34 @@ impl Rotary {
     /// If `dims` is odd or 0.
     pub fn new(positions: usize, dims: usize, base: f64, pairs: Pairs) -> Rotary {
         assert!(dims > 0 && dims.is_multiple_of(2), "rotary dimensions come in pairs");
-        let angle = |position: usize, pair: usize| position as f64 * base.powf(-2.0 * pair as f64 / dims as f64);
-        let angles = || (0..positions).flat_map(|position| (0..dims / 2).map(move |pair| angle(position, pair)));
-        Rotary {
-            cosines: angles().map(|a| a.cos() as f32).collect(),
-            sines: angles().map(|a| a.sin() as f32).collect(),
-            dims,
-            pairs,
+        let speeds: Vec<f64> = (0..dims / 2).map(|pair| base.powf(-2.0 * pair as f64 / dims as f64)).collect();
+        let copies = if pairs == Pairs::Adjacent { 2 } else { 1 };
+        let (mut cosines, mut sines) = (Vec::new(), Vec::new());
+        cosines.reserve_exact(positions * speeds.len() * copies);
+        sines.reserve_exact(positions * speeds.len() * copies);
+        for position in 0..positions {
+            for speed in &speeds {
+                let (sine, cosine) = (position as f64 * speed).sin_cos();
+                match pairs {
+                    Pairs::Halves => {
+                        cosines.push(cosine as f32);
+                        sines.push(sine as f32);
+                    }
+                    Pairs::Adjacent => {
+                        cosines.extend([cosine as f32; 2]);
+                        sines.extend([-sine as f32, sine as f32]);
+                    }
+                }
+            }
+        }
+        Rotary { cosines, sines, dims, pairs }
+    }
+
+    /// Numbers of each table for one position.
+    fn width(&self) -> usize {
+        match self.pairs {
+            Pairs::Halves => self.dims / 2,
+            Pairs::Adjacent => self.dims,
         }
     }
 
@@ -60,7 +86,7 @@ impl Rotary {
 
     /// Positions that there are angles for.
     pub fn positions(&self) -> usize {
-        self.cosines.len() / (self.dims / 2)
+        self.cosines.len() / self.width()
     }
 
     /// Memory of the tables.

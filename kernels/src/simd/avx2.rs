@@ -44,6 +44,25 @@ impl Simd for Avx2 {
         unsafe { _mm256_maskstore_ps(to, first(count), self.0) }
     }
     #[inline(always)]
+    unsafe fn load_bf16(from: *const u8) -> Self {
+        unsafe {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            Avx2(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u8) -> Self {
+        Avx2(unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) })
+    }
+    #[inline(always)]
+    unsafe fn first(self, count: usize) -> Self {
+        Avx2(unsafe { _mm256_and_ps(self.0, _mm256_castsi256_ps(first(count))) })
+    }
+    #[inline(always)]
+    unsafe fn swap_pairs(self) -> Self {
+        Avx2(unsafe { _mm256_permute_ps::<0b10_11_00_01>(self.0) })
+    }
+    #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
         Avx2(unsafe { _mm256_add_ps(self.0, other.0) })
     }
@@ -72,10 +91,6 @@ impl Simd for Avx2 {
         Avx2(unsafe { _mm256_min_ps(self.0, other.0) })
     }
     #[inline(always)]
-    unsafe fn abs(self) -> Self {
-        Avx2(unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), self.0) })
-    }
-    #[inline(always)]
     unsafe fn select_less(self, other: Self, then: Self, otherwise: Self) -> Self {
         unsafe {
             let less = _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, other.0);
@@ -85,8 +100,8 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn times_exp2(self, rounded: Self) -> Self {
         unsafe {
-            let exponents = _mm256_slli_epi32::<23>(_mm256_castps_si256(rounded.0));
-            Avx2(_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(self.0), exponents)))
+            let biased = _mm256_add_epi32(_mm256_castps_si256(rounded.0), _mm256_set1_epi32(127));
+            self.mul(Avx2(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))))
         }
     }
     #[inline(always)]

@@ -40,6 +40,25 @@ impl Simd for Avx512 {
         unsafe { _mm512_mask_storeu_ps(to, first(count), self.0) }
     }
     #[inline(always)]
+    unsafe fn load_bf16(from: *const u8) -> Self {
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u8) -> Self {
+        Avx512(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) })
+    }
+    #[inline(always)]
+    unsafe fn first(self, count: usize) -> Self {
+        Avx512(unsafe { _mm512_maskz_mov_ps(first(count), self.0) })
+    }
+    #[inline(always)]
+    unsafe fn swap_pairs(self) -> Self {
+        Avx512(unsafe { _mm512_permute_ps::<0b10_11_00_01>(self.0) })
+    }
+    #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
         Avx512(unsafe { _mm512_add_ps(self.0, other.0) })
     }
@@ -68,10 +87,6 @@ impl Simd for Avx512 {
         Avx512(unsafe { _mm512_min_ps(self.0, other.0) })
     }
     #[inline(always)]
-    unsafe fn abs(self) -> Self {
-        Avx512(unsafe { _mm512_abs_ps(self.0) })
-    }
-    #[inline(always)]
     unsafe fn select_less(self, other: Self, then: Self, otherwise: Self) -> Self {
         unsafe {
             let less = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, other.0);
@@ -81,8 +96,8 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn times_exp2(self, rounded: Self) -> Self {
         unsafe {
-            let exponents = _mm512_slli_epi32::<23>(_mm512_castps_si512(rounded.0));
-            Avx512(_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self.0), exponents)))
+            let biased = _mm512_add_epi32(_mm512_castps_si512(rounded.0), _mm512_set1_epi32(127));
+            self.mul(Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))))
         }
     }
     #[inline(always)]

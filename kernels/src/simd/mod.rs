@@ -38,6 +38,14 @@ pub(crate) trait Simd: Copy {
     unsafe fn load_first(from: *const f32, count: usize) -> Self;
     /// Writes the first `count <= LANES` lanes and nothing behind them.
     unsafe fn store_first(self, to: *mut f32, count: usize);
+    /// Reads `LANES` bf16 of two bytes each; `from` need not be aligned.
+    unsafe fn load_bf16(from: *const u8) -> Self;
+    /// Reads `LANES` f16 of two bytes each; `from` need not be aligned.
+    unsafe fn load_f16(from: *const u8) -> Self;
+    /// The first `count <= LANES` lanes, the others 0.
+    unsafe fn first(self, count: usize) -> Self;
+    /// Lanes 1, 0, 3, 2, 5, 4, ...
+    unsafe fn swap_pairs(self) -> Self;
     /// Lane by lane.
     unsafe fn add(self, other: Self) -> Self;
     /// Lane by lane.
@@ -52,12 +60,10 @@ pub(crate) trait Simd: Copy {
     unsafe fn max(self, other: Self) -> Self;
     /// The smaller, lane by lane; `other` where one is NaN.
     unsafe fn min(self, other: Self) -> Self;
-    /// Absolute values.
-    unsafe fn abs(self) -> Self;
     /// `if self < other { then } else { otherwise }`, lane by lane; false for NaN.
     unsafe fn select_less(self, other: Self, then: Self, otherwise: Self) -> Self;
-    /// `self * 2^n`, exactly, for lanes of `rounded` that hold `12582912.0 + n` with `n` an integer. The result and `self`
-    /// must be normal numbers, or `self` NaN and `n` 0.
+    /// `self * 2^n` for lanes of `rounded` that hold `12582912.0 + n`, `n` an integer from -126 to 127. NaN stays NaN, whatever
+    /// the other lane holds.
     unsafe fn times_exp2(self, rounded: Self) -> Self;
     /// The sum of all lanes, in a fixed order.
     unsafe fn sum(self) -> f32;

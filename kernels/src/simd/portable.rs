@@ -11,6 +11,12 @@ impl Portable {
     fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
         Portable(std::array::from_fn(|lane| f(self.0[lane], other.0[lane])))
     }
+
+    /// Applies `f` to the bits of every lane.
+    #[inline(always)]
+    pub(crate) fn map_bits(self, f: impl Fn(u32) -> u32) -> Self {
+        Portable(self.0.map(|x| f32::from_bits(f(x.to_bits()))))
+    }
 }
 
 impl Simd for Portable {
@@ -32,6 +38,10 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        if count == Self::LANES {
+            // SAFETY: all of them are readable.
+            return unsafe { Self::load(from) };
+        }
         let mut lanes = [0.0; 8];
         for (lane, value) in lanes.iter_mut().enumerate().take(count) {
             // SAFETY: the caller promises `count` readable numbers.
@@ -41,10 +51,34 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn store_first(self, to: *mut f32, count: usize) {
+        if count == Self::LANES {
+            // SAFETY: there is room for all of them.
+            return unsafe { self.store(to) };
+        }
         for (lane, value) in self.0.iter().enumerate().take(count) {
             // SAFETY: the caller promises room for `count` numbers.
             unsafe { *to.add(lane) = *value };
         }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u8) -> Self {
+        // SAFETY: the caller promises eight readable numbers of two bytes.
+        let halves = unsafe { from.cast::<[[u8; 2]; 8]>().read_unaligned() };
+        Portable(halves.map(|half| half::bf16::from_le_bytes(half).to_f32()))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u8) -> Self {
+        // SAFETY: the caller promises eight readable numbers of two bytes.
+        let halves = unsafe { from.cast::<[[u8; 2]; 8]>().read_unaligned() };
+        Portable(halves.map(|half| half::f16::from_le_bytes(half).to_f32()))
+    }
+    #[inline(always)]
+    unsafe fn first(self, count: usize) -> Self {
+        Portable(std::array::from_fn(|lane| if lane < count { self.0[lane] } else { 0.0 }))
+    }
+    #[inline(always)]
+    unsafe fn swap_pairs(self) -> Self {
+        Portable(std::array::from_fn(|lane| self.0[lane ^ 1]))
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
@@ -76,16 +110,12 @@ impl Simd for Portable {
         self.zip(other, |a, b| if a < b { a } else { b })
     }
     #[inline(always)]
-    unsafe fn abs(self) -> Self {
-        Portable(self.0.map(f32::abs))
-    }
-    #[inline(always)]
     unsafe fn select_less(self, other: Self, then: Self, otherwise: Self) -> Self {
         Portable(std::array::from_fn(|lane| if self.0[lane] < other.0[lane] { then.0[lane] } else { otherwise.0[lane] }))
     }
     #[inline(always)]
     unsafe fn times_exp2(self, rounded: Self) -> Self {
-        self.zip(rounded, |x, rounded| f32::from_bits(x.to_bits().wrapping_add(rounded.to_bits() << 23)))
+        self.zip(rounded, |x, rounded| x * f32::from_bits(rounded.to_bits().wrapping_add(127) << 23))
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {

@@ -1,6 +1,6 @@
 //! Vectors of every instruction set against plain arithmetic, and the exponentials against f64.
 
-use super::math::{exp, exp2_below_0};
+use super::math::{exp, exp2};
 use super::{Simd, with_simd};
 use crate::isa::Isa;
 
@@ -17,11 +17,10 @@ enum Operation {
     MulAdd,
     Max,
     Min,
-    Abs,
     SelectLess,
     TimesExp2,
     Exp,
-    Exp2Below0,
+    Exp2,
 }
 
 #[inline(always)]
@@ -42,11 +41,10 @@ unsafe fn apply<S: Simd>(operation: Operation, values: &[[f32; 3]], out: &mut [f
                 Operation::MulAdd => a.mul_add(b, c),
                 Operation::Max => a.max(b),
                 Operation::Min => a.min(b),
-                Operation::Abs => a.abs(),
                 Operation::SelectLess => a.select_less(b, c, S::splat(2.0)),
                 Operation::TimesExp2 => a.times_exp2(b),
                 Operation::Exp => exp(a),
-                Operation::Exp2Below0 => exp2_below_0(a),
+                Operation::Exp2 => exp2(a),
             };
             let mut whole = [0f32; 16];
             result.store(whole.as_mut_ptr());
@@ -89,7 +87,6 @@ fn lanes_compute_what_plain_arithmetic_computes() {
                 b
             }
         }
-        Operation::Abs => a.abs(),
         _ => {
             if a < b {
                 c
@@ -98,9 +95,9 @@ fn lanes_compute_what_plain_arithmetic_computes() {
             }
         }
     };
-    use Operation::{Abs, Add, Div, Max, Min, Mul, SelectLess, Sub};
+    use Operation::{Add, Div, Max, Min, Mul, SelectLess, Sub};
     for isa in Isa::available() {
-        for operation in [Add, Sub, Mul, Div, Max, Min, Abs, SelectLess] {
+        for operation in [Add, Sub, Mul, Div, Max, Min, SelectLess] {
             for (values, got) in triples.iter().zip(run(isa, operation, &triples)) {
                 let want = plain(operation, *values);
                 assert!(same(got, want), "{isa:?} {operation:?} of {values:?}: {got} for {want}");
@@ -116,7 +113,7 @@ fn lanes_compute_what_plain_arithmetic_computes() {
 
 #[test]
 fn powers_of_two_are_multiplied_exactly() {
-    let cases: Vec<(f32, i32)> = (-125..=126).flat_map(|n| [1.0f32, 1.41, 0.71, -1.25].map(|x| (x, n))).collect();
+    let cases: Vec<(f32, i32)> = (-126..=127).flat_map(|n| [1.0f32, 1.41, -1.25].map(|x| (x, n))).collect();
     let values: Vec<[f32; 3]> = cases.iter().map(|(x, n)| [*x, 12_582_912.0 + *n as f32, 0.0]).collect();
     for isa in Isa::available() {
         for ((x, n), got) in cases.iter().zip(run(isa, Operation::TimesExp2, &values)) {
@@ -128,7 +125,7 @@ fn powers_of_two_are_multiplied_exactly() {
 #[test]
 fn exponentials_keep_their_relative_precision() {
     let grid: Vec<[f32; 3]> = (-870_000..=880_000).map(|i| [i as f32 * 1e-4, 0.0, 0.0]).collect();
-    let below: Vec<[f32; 3]> = (-1_260_000..=0).map(|i| [i as f32 * 1e-4, 0.0, 0.0]).collect();
+    let wide: Vec<[f32; 3]> = (-1_260_000..=1_260_000).map(|i| [i as f32 * 1e-4, 0.0, 0.0]).collect();
     for isa in Isa::available() {
         let largest = |operation, values: &[[f32; 3]], exact: fn(f64) -> f64| {
             let results = run(isa, operation, values);
@@ -138,7 +135,7 @@ fn exponentials_keep_their_relative_precision() {
             });
             errors.fold(0f64, f64::max)
         };
-        let errors = (largest(Operation::Exp, &grid, f64::exp), largest(Operation::Exp2Below0, &below, f64::exp2));
+        let errors = (largest(Operation::Exp, &grid, f64::exp), largest(Operation::Exp2, &wide, f64::exp2));
         println!("{isa:?}: exp {:.2e}, exp2 {:.2e}", errors.0, errors.1);
         assert!(errors.0 < 2e-7 && errors.1 < 2e-7, "{isa:?} {errors:?}");
     }
@@ -153,8 +150,13 @@ fn exponentials_of_extremes_are_bounded_and_nan_stays_nan() {
         assert!(got[..3].iter().all(|x| (1.1e-38..1.7e-38).contains(x)), "{isa:?} {got:?}");
         assert!(got[3..5].iter().all(|x| (1.6e38..1.7e38).contains(x)), "{isa:?} {got:?}");
         assert!(got[5..8] == [1.0; 3] && got[8].is_nan(), "{isa:?} {got:?}");
-        let got = run(isa, Operation::Exp2Below0, &values);
-        assert_eq!(got[..3], [f32::MIN_POSITIVE; 3], "{isa:?}");
+        for bits in [0x7fc0_0001, 0x7fff_ffff, 0xffc1_2345, 0x7f80_0001] {
+            for operation in [Operation::Exp, Operation::Exp2] {
+                assert!(run(isa, operation, &[[f32::from_bits(bits), 0.0, 0.0]])[0].is_nan(), "{isa:?} {operation:?} {bits:x}");
+            }
+        }
+        let got = run(isa, Operation::Exp2, &values);
+        assert_eq!(got[..5], [[f32::MIN_POSITIVE; 3].as_slice(), &[2f32.powi(126); 2]].concat(), "{isa:?}");
         assert!(got[5..8] == [1.0; 3] && got[8].is_nan(), "{isa:?} {got:?}");
     }
 }
@@ -197,7 +199,7 @@ fn parts_of_vectors_touch_nothing_behind_them() {
     for isa in Isa::available() {
         let lanes = if isa < Isa::Avx512 { 8 } else { 16 };
         for (read, written) in (0..=lanes).flat_map(|read| (0..=lanes).map(move |written| (read, written))) {
-            let mut target = vec![-1f32; 20];
+            let mut target = [-1f32; 20];
             let (from, to) = (&source[..read], &mut target[..written]);
             with_simd!(isa, copy(from: &[f32], to: &mut [f32]));
             for (index, value) in target.iter().enumerate() {

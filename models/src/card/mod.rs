@@ -1,7 +1,8 @@
 //! The model card: everything that a Hugging Face model directory says about its model.
 //!
 //! Owns: [`ModelCard`] and how it is read (`sentence` for the sentence-transformers files). May import: this crate's
-//! JSON reader and errors, the pooling modes of kernels. Must never import: weights, encoders, tokenizers.
+//! JSON reader and errors, the description of encoders, the weight files of dense modules, the enums of kernels. Must
+//! never import: plans beyond their inputs, tokenizers.
 
 mod sentence;
 #[cfg(test)]
@@ -238,12 +239,11 @@ fn check_tower(config: &JsonFile, asked: Option<Tower>, input: &Input) -> Result
 
 /// The head for a task.
 fn head(config: &JsonFile, task: Task, family: families::Family, sentence: sentence::Settings) -> Result<Head, ModelError> {
-    let hidden = family.encoder.hidden_size;
     let of_family = match task {
         Task::HiddenStates => return Ok(Head { pick: Pick::Tokens, layers: Vec::new() }),
         Task::Embedding => match family.embedding.filter(|_| !sentence.from_modules) {
             Some(head) => return Ok(head),
-            None => return Ok(sentence.head(hidden)),
+            None => return Ok(sentence.head()),
         },
         Task::Classification => family.classification,
         Task::TokenClassification => family.token_classification,

@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
+use kernels::activation::Activation;
+use kernels::pool::{PoolSpec, Pooling};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::encoder::HeadLayer;
 
 fn write(dir: &Path, file: &str, value: &Value) {
     let path = dir.join(file);
@@ -26,17 +29,26 @@ fn card(files: &[(&str, Value)]) -> ModelCard {
     ModelCard::read(dir.path()).unwrap()
 }
 
+/// How a card pools, if it does.
+fn pooling(card: &ModelCard) -> &PoolSpec {
+    let Pick::Pool(pool) = &card.head.pick else { panic!("{:?}", card.head) };
+    pool
+}
+
 #[test]
 fn defaults_of_a_bare_encoder() {
     let card = card(&[]);
-    assert_eq!(card.task, Task::SentenceEmbedding);
-    assert_eq!(card.pooling, [Pooling::Mean]);
-    assert!(!card.normalize);
-    assert_eq!((card.max_length, card.positions, card.token_types), (100, 100, 2));
-    assert_eq!(card.layer_norm_eps, 1e-12);
-    assert_eq!((card.dtype, card.pad_token_id), (None, None));
+    assert_eq!(card.task, Task::Embedding);
+    assert_eq!(*pooling(&card), PoolSpec { modes: vec![Pooling::Mean], normalize: false });
+    assert!(card.head.layers.is_empty());
+    let tokens = card.tokens().unwrap();
+    assert_eq!((card.max_length, tokens.positions, tokens.token_types), (100, 100, 2));
+    assert_eq!((tokens.vocab_size, tokens.counted_after, tokens.no_gaps, tokens.padding_id), (50, None, false, 0));
+    assert!(card.images().is_none());
+    assert_eq!(card.encoder.norm.eps, 1e-12);
+    assert_eq!(card.dtype, None);
     assert!(card.labels.is_empty());
-    assert_eq!(card.embedding_size(), 8);
+    assert_eq!(card.output_size, 8);
 }
 
 #[test]
@@ -65,13 +77,12 @@ fn both_forms_of_the_sentence_transformers_files_are_read() {
     };
     let old = json!({ "word_embedding_dimension": 8, "pooling_mode_lasttoken": true, "pooling_mode_cls_token": true });
     let old = card(&[("modules.json", modules("sentence_transformers.models.")), ("1_Pooling/config.json", old)]);
-    assert_eq!(old.pooling, [Pooling::Cls, Pooling::Last]);
-    assert!(old.normalize);
-    assert_eq!(old.embedding_size(), 16);
+    assert_eq!(*pooling(&old), PoolSpec { modes: vec![Pooling::Cls, Pooling::Last], normalize: true });
+    assert_eq!(old.output_size, 16);
     let new = json!({ "embedding_dimension": 8, "pooling_mode": ["mean", "max"] });
     let prefix = "sentence_transformers.sentence_transformer.modules.";
     let new = card(&[("modules.json", modules(prefix)), ("1_Pooling/config.json", new)]);
-    assert_eq!(new.pooling, [Pooling::Mean, Pooling::Max]);
+    assert_eq!(pooling(&new).modes, [Pooling::Mean, Pooling::Max]);
 }
 
 #[test]
@@ -92,9 +103,10 @@ fn the_transformer_may_have_a_folder_of_its_own() {
     write(dir.path(), "modules.json", &modules);
     let card = ModelCard::read(dir.path()).unwrap();
     assert_eq!(card.directory, dir.path().join("0_Transformer"));
-    assert_eq!((card.layers, card.heads, card.max_length, card.token_types), (3, 2, 9, 0));
+    let types = card.tokens().unwrap().token_types;
+    assert_eq!((card.encoder.layers, card.encoder.heads, card.max_length, types), (3, 2, 9, 0));
     assert_eq!(card.dtype, Some(DataType::BF16));
-    assert!(!card.normalize);
+    assert!(!pooling(&card).normalize);
     assert!(ModelCard::is_model_directory(dir.path()));
 }
 
@@ -110,11 +122,91 @@ fn labels_come_in_the_order_of_their_index() {
         config.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         write(dir.path(), "config.json", &config);
         let card = ModelCard::read(dir.path()).unwrap();
-        assert_eq!((card.task, card.positions), (Task::SequenceClassification, 98));
+        assert_eq!((card.task, card.tokens().unwrap().positions), (Task::Classification, 98));
+        assert_eq!(card.output_size, card.labels.len());
         card.labels
     };
     let eleven: serde_json::Map<String, Value> = (0..11).rev().map(|i| (i.to_string(), json!(format!("l{i}")))).collect();
     assert_eq!(labels(json!({ "id2label": eleven })), (0..11).map(|i| format!("l{i}")).collect::<Vec<_>>());
     assert_eq!(labels(json!({})), ["LABEL_0", "LABEL_1"]);
     assert_eq!(labels(json!({ "num_labels": 1 })), ["LABEL_0"]);
+}
+
+/// A directory with the modules Transformer, Pooling of two modes, the given ones, and Normalize if `normalized`.
+fn with_dense(dense: &[Value], normalized: bool) -> Result<ModelCard, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut modules = vec![
+        json!({ "path": "", "type": "sentence_transformers.models.Transformer" }),
+        json!({ "path": "1_Pooling", "type": "sentence_transformers.models.Pooling" }),
+    ];
+    for (index, config) in dense.iter().enumerate() {
+        let folder = format!("{}_Dense", index + 2);
+        modules.push(json!({ "path": folder, "type": "sentence_transformers.models.Dense" }));
+        write(dir.path(), &format!("{folder}/config.json"), config);
+        // A safetensors file without tensors: the card reads no values.
+        std::fs::write(dir.path().join(folder).join("model.safetensors"), [&2u64.to_le_bytes()[..], b"{}"].concat()).unwrap();
+    }
+    if normalized {
+        modules.push(json!({ "path": "9_Normalize", "type": "sentence_transformers.models.Normalize" }));
+    }
+    write(dir.path(), "modules.json", &Value::from(modules));
+    write(dir.path(), "1_Pooling/config.json", &json!({ "pooling_mode": ["cls", "mean"], "embedding_dimension": 8 }));
+    let config = json!({
+        "model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+        "max_position_embeddings": 100, "vocab_size": 50,
+    });
+    write(dir.path(), "config.json", &config);
+    ModelCard::read(dir.path()).map_err(|error| error.to_string().replace(&dir.path().display().to_string(), "DIR"))
+}
+
+#[test]
+fn dense_modules_follow_the_pooling() {
+    let first = json!({ "in_features": 16, "out_features": 5, "activation_function": "torch.nn.modules.activation.ReLU" });
+    let second = json!({
+        "in_features": 5, "out_features": 3, "bias": false, "activation_function": "torch.nn.modules.linear.Identity",
+    });
+    let card = with_dense(&[first.clone(), second], true).unwrap();
+    assert!(!pooling(&card).normalize, "it is the result that is normalized");
+    let layers: Vec<_> = card
+        .head
+        .layers
+        .iter()
+        .map(|layer| match layer {
+            HeadLayer::Dense { size, bias, activation, .. } => Some((*size, *bias, *activation)),
+            HeadLayer::Normalize => None,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(layers, [Some((5, true, Activation::Relu)), Some((3, false, Activation::Identity)), None]);
+    assert_eq!(card.output_size, 3);
+    let plain = with_dense(&[json!({ "in_features": 16, "out_features": 5 })], false).unwrap();
+    assert!(matches!(plain.head.layers[..], [HeadLayer::Dense { activation: Activation::Tanh, .. }]));
+    let none = with_dense(&[], true).unwrap();
+    assert!(pooling(&none).normalize && none.head.layers.is_empty());
+}
+
+#[test]
+fn dense_modules_that_cannot_be_computed_are_refused() {
+    let dense = |changes: Value| {
+        let mut config = json!({ "in_features": 16, "out_features": 5 });
+        config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        with_dense(&[config], false).unwrap_err()
+    };
+    assert_eq!(
+        dense(json!({ "in_features": 8 })),
+        "DIR/2_Dense/config.json: field 'in_features' is 8; expected 16, as many numbers as the module before gives"
+    );
+    assert_eq!(
+        dense(json!({ "activation_function": "torch.nn.modules.activation.Softplus" })),
+        "DIR/2_Dense/config.json: field 'activation_function' is \"torch.nn.modules.activation.Softplus\"; expected one of \
+         torch.nn.modules.linear.Identity, torch.nn.modules.activation.Tanh, ReLU, GELU, SiLU, Sigmoid"
+    );
+    assert_eq!(
+        dense(json!({ "module_input_name": "token_embeddings" })),
+        "DIR/2_Dense/config.json: field 'module_input_name' is \"token_embeddings\"; expected \"sentence_embedding\""
+    );
+    assert_eq!(
+        dense(json!({ "out_features": 0 })),
+        "DIR/2_Dense/config.json: field 'out_features' is 0; expected an integer from 1 to 2097152"
+    );
 }

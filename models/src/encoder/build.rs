@@ -4,7 +4,6 @@ use kernels::activation::Activation;
 
 use super::positions;
 use super::spec::{Embedding, EncoderSpec, LayerNames, Placement, Positions, Qkv, Up};
-use crate::error::ModelError;
 use crate::plan::{
     AttentionStep, Axis, BiasId, BufferId, Input, LinearIds, MatrixPart, MatrixRecipe, NormStep, PlanBuilder, RotaryId,
     RotaryRecipe, Step, VectorRecipe,
@@ -28,15 +27,7 @@ struct Buffers {
 }
 
 /// Adds the steps of the encoder: the buffer of the last hidden state, `[tokens, hidden]`.
-///
-/// # Errors
-/// The weights lack what the description needs to be completed (most of them are read later).
-pub(super) fn encoder(
-    plan: &mut PlanBuilder,
-    spec: &EncoderSpec,
-    prefix: &str,
-    weights: &Weights,
-) -> Result<BufferId, ModelError> {
+pub(super) fn encoder(plan: &mut PlanBuilder, spec: &EncoderSpec, prefix: &str) -> BufferId {
     let hidden_size = spec.hidden_size;
     let gated = !matches!(spec.layer.up, Up::Plain(_));
     let (hidden, other) = (plan.buffer(Axis::Tokens, hidden_size), plan.buffer(Axis::Tokens, hidden_size));
@@ -49,7 +40,7 @@ pub(super) fn encoder(
         gated: gated.then(|| plan.buffer(Axis::Tokens, spec.intermediate_size)),
     };
     embedding(plan, spec, prefix, &buffers);
-    let positions = LayerPositions::of(plan, spec, prefix, weights)?;
+    let positions = LayerPositions::of(plan, spec, prefix);
     for index in 0..spec.layers {
         layer(plan, spec, &format!("{prefix}{}{index}.", spec.layer_prefix), index, &positions, &buffers);
     }
@@ -57,9 +48,9 @@ pub(super) fn encoder(
         Some(name) => {
             let norm = plan.norm(&format!("{prefix}{name}"), hidden_size, spec.norm.eps, spec.norm.bias);
             plan.step(Step::Norm { input: hidden, norm, output: other });
-            Ok(other)
+            other
         }
-        None => Ok(hidden),
+        None => hidden,
     }
 }
 
@@ -113,7 +104,7 @@ struct LayerPositions {
 }
 
 impl LayerPositions {
-    fn of(plan: &mut PlanBuilder, spec: &EncoderSpec, prefix: &str, weights: &Weights) -> Result<Self, ModelError> {
+    fn of(plan: &mut PlanBuilder, spec: &EncoderSpec, prefix: &str) -> Self {
         let mut of = LayerPositions { rotaries: Vec::new(), biases: Vec::new() };
         let longest = spec.input.longest();
         match &spec.positions {
@@ -130,11 +121,11 @@ impl LayerPositions {
             Positions::Disentangled(relative) => {
                 for index in 0..spec.layers {
                     let layer = format!("{prefix}{}{index}.", spec.layer_prefix);
-                    of.biases.push(plan.bias(positions::disentangled(spec, relative, prefix, &layer, weights)?));
+                    of.biases.push(plan.bias(positions::disentangled(spec, relative, prefix, &layer)));
                 }
             }
         }
-        Ok(of)
+        of
     }
 
     fn bias(&self, layer: usize) -> Option<BiasId> {

@@ -34,7 +34,7 @@ pub fn plan(card: &ModelCard, weights: &Weights) -> Result<Plan, ModelError> {
     // If it is nowhere, the error of the plain name is the clearest.
     let prefix = weights.prefix(spec.prefixes, &first).unwrap_or_default();
     let mut plan = PlanBuilder::new(spec.input.clone());
-    let hidden = build::encoder(&mut plan, spec, prefix, weights)?;
+    let hidden = build::encoder(&mut plan, spec, prefix);
     let result = head::head(&mut plan, spec, prefix, hidden, &card.head);
     plan.output(card.task.output(), result);
     Ok(plan.build())

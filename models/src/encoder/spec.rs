@@ -168,10 +168,10 @@ pub struct DisentangledSpec {
     pub norm: Option<String>,
     /// How distances are put into buckets: their number and the largest distance; `None` for a row per distance.
     pub buckets: Option<(usize, usize)>,
-    /// The layer whose projection makes the keys of positions, for the content-to-position term.
-    pub key: Option<(&'static str, bool)>,
-    /// The layer whose projection makes the queries of positions, for the position-to-content term.
-    pub query: Option<(&'static str, bool)>,
+    /// The projection of a layer that makes the keys of positions, for the content-to-position term.
+    pub key: Option<&'static str>,
+    /// The projection of a layer that makes the queries of positions, for the position-to-content term.
+    pub query: Option<&'static str>,
 }
 
 /// The names of a layer's tensors, behind its number.

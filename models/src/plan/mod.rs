@@ -70,7 +70,7 @@ ids! {
 
 /// Which token stands for its sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Taken {
+pub enum Taken {
     /// The first.
     First,
     /// The last.
@@ -134,6 +134,26 @@ pub(crate) enum Step {
     Take { input: BufferId, taken: Taken, output: BufferId },
     /// Scales rows to unit length in place.
     Normalize { values: BufferId },
+}
+
+impl Step {
+    /// What a profile calls it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Step::Embed { .. } => "embed",
+            Step::Patches { .. } => "patches",
+            Step::Assemble { .. } => "assemble",
+            Step::Norm { .. } => "norm",
+            Step::Linear { .. } => "linear",
+            Step::Gate { .. } => "gate",
+            Step::Rotary { .. } => "rotary",
+            Step::Attention { .. } => "attention",
+            Step::Probe { .. } => "probe",
+            Step::Pool { .. } => "pool",
+            Step::Take { .. } => "take",
+            Step::Normalize { .. } => "normalize",
+        }
+    }
 }
 
 /// What a model computes. See the [module](self).

@@ -5,7 +5,7 @@
 use kernels::activation::Activation;
 use serde_json::Value;
 
-use super::{Family, Sizes, activation, eps, refuse_other, tied};
+use super::{Family, Sizes, activation, eps, jina_bert, refuse_other, tied};
 use crate::card::MAX_DIMENSION;
 use crate::encoder::{
     Embedding, EncoderSpec, Head, HeadLayer, HeadName, LayerNames, NormSpec, Pick, Placement, Positions, Qkv, Up,
@@ -34,11 +34,32 @@ pub(super) const LAYER: LayerNames = LayerNames {
     scales: None,
 };
 
-/// BERT: positions from 0, token types.
+/// What differs in how texts enter an encoder.
+pub(super) struct Tokens {
+    /// Rows of the position table, if there is one.
+    pub(super) table: Option<usize>,
+    /// Tokens that a text may have.
+    pub(super) positions: usize,
+    /// Rows of the table of token types; 0 for none.
+    pub(super) types: usize,
+    /// The padding id that positions are counted after; `None` where they are columns.
+    pub(super) counted_after: Option<u32>,
+    /// Whether distances between rows matter.
+    pub(super) no_gaps: bool,
+}
+
+/// BERT: positions from 0, token types. Jina's models say that they are BERT too.
 pub(super) fn bert(config: &JsonFile, labels: usize) -> Result<Family, ModelError> {
     let rows = config.required_integer(&["max_position_embeddings"], 1..=MAX_DIMENSION)?;
-    let encoder = encoder(config, &["", "bert."], Some(rows), rows, None)?;
-    refuse_other(config, "position_embedding_type", &Value::from("absolute"))?;
+    let alibi = config.string(&["position_embedding_type"])? == Some(jina_bert::ALIBI);
+    let table = (!alibi).then_some(rows);
+    let tokens = Tokens { table, positions: rows, types: types(config)?, counted_after: None, no_gaps: alibi };
+    let mut encoder = encoder(config, &["", "bert."], tokens)?;
+    if alibi {
+        jina_bert::adapt(config, &mut encoder)?;
+    } else {
+        refuse_other(config, "position_embedding_type", &Value::from("absolute"))?;
+    }
     let transform = [
         linear(HeadName::beside("cls.predictions.transform.dense"), encoder.hidden_size, encoder.activation),
         norm(HeadName::beside("cls.predictions.transform.LayerNorm"), encoder.norm.eps),
@@ -69,7 +90,9 @@ pub(super) fn roberta(config: &JsonFile, labels: usize) -> Result<Family, ModelE
         return Err(config.invalid("pad_token_id", &Value::from(padding), &expected));
     };
     refuse_other(config, "position_embedding_type", &Value::from("absolute"))?;
-    let encoder = encoder(config, &["", "roberta."], Some(rows), room, Some(padding as u32))?;
+    let tokens =
+        Tokens { table: Some(rows), positions: room, types: types(config)?, counted_after: Some(padding as u32), no_gaps: false };
+    let encoder = encoder(config, &["", "roberta."], tokens)?;
     let transform = [
         // The library has no choice of function here.
         linear(HeadName::beside("lm_head.dense"), encoder.hidden_size, Activation::Gelu),
@@ -89,7 +112,8 @@ pub(super) fn distilbert(config: &JsonFile, labels: usize) -> Result<Family, Mod
     let rows = config.required_integer(&["max_position_embeddings"], 1..=MAX_DIMENSION)?;
     // The table is stored either way, so sinusoidal positions need no code of their own.
     config.boolean(&["sinusoidal_pos_embds"])?;
-    let mut encoder = encoder(config, &["", "distilbert."], Some(rows), rows, None)?;
+    let tokens = Tokens { table: Some(rows), positions: rows, types: 0, counted_after: None, no_gaps: false };
+    let mut encoder = encoder(config, &["", "distilbert."], tokens)?;
     encoder.norm.eps = DEFAULT_EPS;
     encoder.layer_prefix = "transformer.layer.".to_owned();
     encoder.layer = LayerNames {
@@ -120,17 +144,10 @@ pub(super) fn distilbert(config: &JsonFile, labels: usize) -> Result<Family, Mod
     })
 }
 
-/// The encoder that they share. `rows` is the length of the position table, `positions` how many tokens it has room for.
-pub(super) fn encoder(
-    config: &JsonFile,
-    prefixes: &'static [&'static str],
-    rows: Option<usize>,
-    positions: usize,
-    counted_after: Option<u32>,
-) -> Result<EncoderSpec, ModelError> {
+/// The encoder that they share.
+pub(super) fn encoder(config: &JsonFile, prefixes: &'static [&'static str], tokens: Tokens) -> Result<EncoderSpec, ModelError> {
     config.refuse_true("is_decoder")?;
     config.refuse_true("add_cross_attention")?;
-    let distil = config.value(&["dim"]).is_some();
     let names: [&[&str]; 4] = [
         &["hidden_size", "dim"],
         &["intermediate_size", "hidden_dim"],
@@ -138,7 +155,7 @@ pub(super) fn encoder(
         &["num_hidden_layers", "n_layers"],
     ];
     let sizes = Sizes::read(config, names)?;
-    let types = if distil { 0 } else { config.integer(&["type_vocab_size"], 0..=MAX_DIMENSION)?.unwrap_or(2) };
+    let Tokens { table, positions, types, counted_after, no_gaps } = tokens;
     Ok(EncoderSpec {
         hidden_size: sizes.hidden,
         intermediate_size: sizes.intermediate,
@@ -149,12 +166,12 @@ pub(super) fn encoder(
             positions,
             token_types: types,
             counted_after,
-            no_gaps: false,
+            no_gaps,
             padding_id: counted_after.map_or_else(|| padding_id(config), Ok)?,
         }),
         embedding: Embedding::Tokens {
             words: "embeddings.word_embeddings.weight".to_owned(),
-            positions: rows.map(|rows| ("embeddings.position_embeddings.weight".to_owned(), rows)),
+            positions: table.map(|rows| ("embeddings.position_embeddings.weight".to_owned(), rows)),
             types: (types > 0).then(|| ("embeddings.token_type_embeddings.weight".to_owned(), types)),
             norm: Some("embeddings.LayerNorm".to_owned()),
         },
@@ -169,6 +186,11 @@ pub(super) fn encoder(
         windows: Vec::new(),
         prefixes,
     })
+}
+
+/// Rows of the table of token types in BERT and RoBERTa.
+fn types(config: &JsonFile) -> Result<usize, ModelError> {
+    Ok(config.integer(&["type_vocab_size"], 0..=MAX_DIMENSION)?.unwrap_or(2))
 }
 
 /// The id that texts are filled up with; only padded batches, made for comparison, use it.

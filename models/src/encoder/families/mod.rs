@@ -5,8 +5,15 @@
 
 mod bert;
 mod clip;
+mod deberta;
 mod dinov2;
 mod images;
+mod jina_bert;
+mod jina_v3;
+mod modernbert;
+mod mpnet;
+mod nomic_bert;
+mod rope;
 mod siglip;
 mod vit;
 
@@ -19,9 +26,10 @@ use crate::error::ModelError;
 use crate::json::JsonFile;
 
 /// The `model_type`s that there is code for, as printed in errors.
-pub(crate) const KNOWN_MODEL_TYPES: &str = "bert, roberta, xlm-roberta, camembert, distilbert, \
-     vit, dinov2, dinov2_with_registers, clip, clip_text_model, clip_vision_model, siglip, siglip_text_model, \
-     siglip_vision_model";
+pub(crate) const KNOWN_MODEL_TYPES: &str = "bert, roberta, xlm-roberta, camembert, distilbert, mpnet, modernbert, \
+                                             nomic_bert, jina_embeddings_v3, deberta-v2, vit, dinov2, \
+                                             dinov2_with_registers, clip, clip_text_model, clip_vision_model, siglip, \
+                                             siglip_text_model, siglip_vision_model";
 
 /// What a family makes of a configuration.
 pub(crate) struct Family {
@@ -63,6 +71,11 @@ pub(crate) fn read(config: &JsonFile, labels: usize, tower: Option<Tower>) -> Re
         "siglip" => siglip::siglip(config, tower),
         "siglip_text_model" => siglip::siglip_text(config),
         "siglip_vision_model" => siglip::siglip_vision(config),
+        "mpnet" => mpnet::mpnet(config, labels),
+        "modernbert" => modernbert::modernbert(config, labels),
+        "nomic_bert" => nomic_bert::nomic_bert(config),
+        "jina_embeddings_v3" => jina_v3::jina_v3(config, labels),
+        "deberta-v2" => deberta::deberta(config, labels),
         other => Err(ModelError::UnsupportedArchitecture {
             path: config.path().to_path_buf(),
             what: "model_type",

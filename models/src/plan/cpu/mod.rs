@@ -147,6 +147,20 @@ impl CpuExecutor {
         &self.model
     }
 
+    /// Runs a batch with all threads together and tells of every step how long it took: a profile.
+    pub fn timed(&mut self, batch: &Batch<'_>, observe: &mut dyn FnMut(&'static str, std::time::Duration)) {
+        let plan = &self.model.plan;
+        for sequences in Self::cut(batch.sequences(), chunk_tokens(plan)) {
+            let tokens: usize = batch.sequences()[sequences.clone()].iter().map(|sequence| sequence.tokens.len()).sum();
+            let size =
+                |output: &super::OutputSpec| output.columns * if output.axis == Axis::Items { sequences.len() } else { tokens };
+            let mut outputs: Vec<Vec<f32>> = plan.outputs.iter().map(|output| vec![0.0; size(output)]).collect();
+            let outputs = outputs.iter_mut().map(|values| &mut values[..]).collect();
+            let Lane { team, arena } = &mut self.whole;
+            arena.run_observed(&self.model, team, batch, sequences, outputs, Some(observe));
+        }
+    }
+
     /// Which sequences run together: in order, whole, of up to `tokens` tokens unless one has more alone.
     fn cut(sequences: &[Sequence], tokens: usize) -> Vec<std::ops::Range<usize>> {
         let mut chunks: Vec<std::ops::Range<usize>> = Vec::new();

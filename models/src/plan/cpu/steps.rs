@@ -1,6 +1,7 @@
 //! The steps of a plan over one chunk.
 
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use kernels::aligned::Aligned;
 use kernels::attention::{self, Bias, Heads, Span, attention};
@@ -48,6 +49,19 @@ impl Arena {
         sequences: Range<usize>,
         outputs: Vec<&mut [f32]>,
     ) {
+        self.run_observed(model, team, batch, sequences, outputs, None);
+    }
+
+    /// As [`Arena::run`], telling an observer how long each step took.
+    pub(super) fn run_observed(
+        &mut self,
+        model: &CpuModel,
+        team: &Team,
+        batch: &Batch<'_>,
+        sequences: Range<usize>,
+        outputs: Vec<&mut [f32]>,
+        mut observe: Option<&mut dyn FnMut(&'static str, Duration)>,
+    ) {
         let plan = &model.plan;
         let sequences_in = &batch.sequences()[sequences.clone()];
         let (Some(first), Some(last)) = (sequences_in.first(), sequences_in.last()) else { return };
@@ -79,7 +93,14 @@ impl Arena {
             slots: slots.collect(),
         };
         for step in &plan.steps {
-            chunk.step(step);
+            match &mut observe {
+                None => chunk.step(step),
+                Some(observe) => {
+                    let started = Instant::now();
+                    chunk.step(step);
+                    observe(step.name(), started.elapsed());
+                }
+            }
         }
     }
 }

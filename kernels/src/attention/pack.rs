@@ -1,0 +1,112 @@
+//! Copies of rows in the order in which the tiles read them.
+
+use super::tile::{CHUNK, MOST_LANES, MOST_ROWS, STRIDE};
+use super::vector::Vector;
+
+/// Rows somewhere in memory, one head of each.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    /// The first row.
+    pub(super) first: *const f32,
+    /// Numbers from one row to the next.
+    pub(super) stride: usize,
+    /// Numbers per row.
+    pub(super) size: usize,
+}
+
+/// Copies `count` rows times a factor, as left operands of tiles.
+///
+/// # Safety
+/// The instructions of `S` are available; so many rows are readable, and `to` has room for them in the layout of [`STRIDE`]
+/// and [`CHUNK`], whole vectors each.
+#[inline(always)]
+pub(super) unsafe fn left<S: Vector>(rows: Rows, count: usize, factor: f32, to: *mut f32) {
+    // SAFETY: as of this function.
+    unsafe {
+        let factor = S::splat(factor);
+        for r in 0..count {
+            let from = rows.first.add(r * rows.stride);
+            let mut k = 0;
+            while k < rows.size {
+                let x = if k + S::LANES <= rows.size { S::load(from.add(k)) } else { S::load_first(from.add(k), rows.size - k) };
+                x.mul(factor).store(to.add(k / CHUNK * (MOST_ROWS * STRIDE) + r * STRIDE + k % CHUNK));
+                k += S::LANES;
+            }
+        }
+    }
+}
+
+/// Packs rows as columns of panels: the transpose, two vectors of rows a panel, or one vector if no more rows are left and
+/// not `wide`. Rows behind the last are zeros.
+///
+/// # Safety
+/// The instructions of `S` are available; `row` gives the beginnings of `count` readable rows of `size` numbers, and `to` has
+/// room for the panels.
+#[inline(always)]
+pub(super) unsafe fn transposed<S: Vector>(
+    row: impl Fn(usize) -> *const f32,
+    count: usize,
+    size: usize,
+    wide: bool,
+    to: *mut f32,
+) {
+    let width = 2 * S::LANES;
+    let mut start = 0;
+    while start < count {
+        let step = if wide || count - start > S::LANES { width } else { S::LANES };
+        // SAFETY: as of this function: the panels before this one hold `start` rows.
+        let panel = unsafe { to.add(start * size) };
+        let mut half = 0;
+        while half < step {
+            let mut rows = [std::ptr::null(); MOST_LANES];
+            let real = S::LANES.min(count.saturating_sub(start + half));
+            for (lane, pointer) in rows.iter_mut().enumerate().take(real) {
+                *pointer = row(start + half + lane);
+            }
+            let mut k = 0;
+            while k < size {
+                let columns = S::LANES.min(size - k);
+                // SAFETY: only real rows are given, of each numbers below `size`; they become rows `k` and following of
+                // the panel.
+                unsafe { S::transpose(&rows[..real], k, columns, panel.add(k * step + half), step) };
+                k += S::LANES;
+            }
+            half += S::LANES;
+        }
+        start += width;
+    }
+}
+
+/// Packs rows as rows of panels: two vectors of columns a panel, or one if no more columns are left. Columns behind the
+/// last are zeros.
+///
+/// # Safety
+/// The instructions of `S` are available; `count` rows are readable, and `to` has room for the panels.
+#[inline(always)]
+pub(super) unsafe fn straight<S: Vector>(rows: Rows, count: usize, to: *mut f32) {
+    let mut column = 0;
+    while column < rows.size {
+        let vectors = if rows.size - column > S::LANES { 2 } else { 1 };
+        // SAFETY: as of this function: the panels before this one hold `column` columns.
+        unsafe {
+            let panel = to.add(column * count);
+            if column + vectors * S::LANES <= rows.size {
+                for r in 0..count {
+                    let from = rows.first.add(r * rows.stride + column);
+                    for c in 0..vectors {
+                        S::load(from.add(c * S::LANES)).store(panel.add((r * vectors + c) * S::LANES));
+                    }
+                }
+            } else {
+                for r in 0..count {
+                    let from = rows.first.add(r * rows.stride + column);
+                    for c in 0..vectors {
+                        let real = S::LANES.min(rows.size - column - c * S::LANES);
+                        S::load_first(from.add(c * S::LANES), real).store(panel.add((r * vectors + c) * S::LANES));
+                    }
+                }
+            }
+        }
+        column += 2 * S::LANES;
+    }
+}

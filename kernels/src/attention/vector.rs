@@ -1,0 +1,149 @@
+//! What attention asks of vectors beyond arithmetic: squares to transpose, and the tiles compiled for them.
+
+use super::tile;
+use crate::simd::{Portable, Simd};
+
+/// Vectors that attention is made of.
+///
+/// # Safety
+/// As of [`Simd`]: the instructions of the implementing type are available wherever a function is called.
+pub(super) trait Vector: Simd {
+    /// The most rows of a tile: with two vectors each, so many sums stay in registers.
+    const ROWS: usize;
+
+    /// Writes the square `rows[lane][column..column + columns]`, both at most [`Simd::LANES`], with rows and columns
+    /// exchanged: `columns` vectors, `step` numbers apart, whose lanes beyond the rows are 0.
+    unsafe fn transpose(rows: &[*const f32], column: usize, columns: usize, to: *mut f32, step: usize);
+
+    /// [`tile::scores`] for these vectors.
+    unsafe fn scores<const R: usize>(block: &tile::Scores<'_>);
+    /// [`tile::values`] for these vectors.
+    unsafe fn values<const R: usize>(block: &tile::Values<'_>);
+    /// [`tile::products`] for these vectors.
+    unsafe fn products<const R: usize>(block: &tile::Products);
+}
+
+/// The functions of [`Vector`] that are compiled once per number of rows, with the features of the vectors.
+macro_rules! tiles {
+    ($(#[$feature:meta])*) => {
+        $(#[$feature])*
+        unsafe fn scores<const R: usize>(block: &tile::Scores<'_>) {
+            // SAFETY: the caller has the instructions and promises what `tile::scores` asks.
+            unsafe { tile::scores::<Self, R>(block) }
+        }
+        $(#[$feature])*
+        unsafe fn values<const R: usize>(block: &tile::Values<'_>) {
+            // SAFETY: the caller has the instructions and promises what `tile::values` asks.
+            unsafe { tile::values::<Self, R>(block) }
+        }
+        $(#[$feature])*
+        unsafe fn products<const R: usize>(block: &tile::Products) {
+            // SAFETY: the caller has the instructions and promises what `tile::products` asks.
+            unsafe { tile::products::<Self, R>(block) }
+        }
+    };
+}
+
+impl Vector for Portable {
+    const ROWS: usize = 4;
+
+    #[inline(always)]
+    unsafe fn transpose(rows: &[*const f32], column: usize, columns: usize, to: *mut f32, step: usize) {
+        for c in 0..columns {
+            for lane in 0..Self::LANES {
+                // SAFETY: the caller promises `columns` readable numbers from `column` on in every row, and room for a
+                // vector at each of `columns` places.
+                unsafe { *to.add(c * step + lane) = rows.get(lane).map_or(0.0, |row| *row.add(column + c)) };
+            }
+        }
+    }
+    tiles!();
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{Vector, tile};
+    use crate::simd::{Avx2, Avx512, Simd};
+
+    // SAFETY of all blocks below: the caller of a `Vector` function has the instructions, and promises the memory behind pointers.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    impl Vector for Avx512 {
+        const ROWS: usize = 12;
+
+        #[inline(always)]
+        unsafe fn transpose(rows: &[*const f32], column: usize, columns: usize, to: *mut f32, step: usize) {
+            unsafe {
+                let mut a = [_mm512_setzero_ps(); 16];
+                for (a, row) in a.iter_mut().zip(rows) {
+                    *a = Avx512::load_first(row.add(column), columns).0;
+                }
+                // Pairs, then fours within quarters of the registers, then the quarters.
+                let mut b = a;
+                for i in 0..8 {
+                    b[2 * i] = _mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]);
+                    b[2 * i + 1] = _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+                }
+                for i in 0..4 {
+                    let [p, q, r, s] = [b[4 * i], b[4 * i + 1], b[4 * i + 2], b[4 * i + 3]].map(|x| _mm512_castps_pd(x));
+                    a[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(p, r));
+                    a[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(p, r));
+                    a[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(q, s));
+                    a[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(q, s));
+                }
+                for i in 0..4 {
+                    let low = _mm512_shuffle_f32x4::<0x88>(a[i], a[4 + i]);
+                    let high = _mm512_shuffle_f32x4::<0xdd>(a[i], a[4 + i]);
+                    let low_rest = _mm512_shuffle_f32x4::<0x88>(a[8 + i], a[12 + i]);
+                    let high_rest = _mm512_shuffle_f32x4::<0xdd>(a[8 + i], a[12 + i]);
+                    b[i] = _mm512_shuffle_f32x4::<0x88>(low, low_rest);
+                    b[4 + i] = _mm512_shuffle_f32x4::<0x88>(high, high_rest);
+                    b[8 + i] = _mm512_shuffle_f32x4::<0xdd>(low, low_rest);
+                    b[12 + i] = _mm512_shuffle_f32x4::<0xdd>(high, high_rest);
+                }
+                for (c, b) in b.into_iter().enumerate().take(columns) {
+                    _mm512_storeu_ps(to.add(c * step), b);
+                }
+            }
+        }
+        tiles!(#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]);
+    }
+
+    // SAFETY of all blocks below: as above.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    impl Vector for Avx2 {
+        const ROWS: usize = 6;
+
+        #[inline(always)]
+        unsafe fn transpose(rows: &[*const f32], column: usize, columns: usize, to: *mut f32, step: usize) {
+            unsafe {
+                let mut a = [_mm256_setzero_ps(); 8];
+                for (a, row) in a.iter_mut().zip(rows) {
+                    *a = Avx2::load_first(row.add(column), columns).0;
+                }
+                // Pairs, then fours within halves of the registers, then the halves.
+                let mut b = a;
+                for i in 0..4 {
+                    b[2 * i] = _mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]);
+                    b[2 * i + 1] = _mm256_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+                }
+                for i in 0..2 {
+                    let [p, q, r, s] = [b[4 * i], b[4 * i + 1], b[4 * i + 2], b[4 * i + 3]].map(|x| _mm256_castps_pd(x));
+                    a[4 * i] = _mm256_castpd_ps(_mm256_unpacklo_pd(p, r));
+                    a[4 * i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(p, r));
+                    a[4 * i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(q, s));
+                    a[4 * i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(q, s));
+                }
+                for i in 0..4 {
+                    b[i] = _mm256_permute2f128_ps::<0x20>(a[i], a[4 + i]);
+                    b[4 + i] = _mm256_permute2f128_ps::<0x31>(a[i], a[4 + i]);
+                }
+                for (c, b) in b.into_iter().enumerate().take(columns) {
+                    _mm256_storeu_ps(to.add(c * step), b);
+                }
+            }
+        }
+        tiles!(#[target_feature(enable = "avx2,fma,f16c")]);
+    }
+}
