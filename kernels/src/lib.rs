@@ -2,10 +2,11 @@
 //!
 //! Owns: one folder per operation (`mod.rs` the contract, `twin.rs` the specification, `cpu.rs` the fast version), the threads
 //! that share an operation ([`team`]), vector instructions ([`isa`], `simd`), [`aligned`] memory and [`mapped`] files. May
-//! import: rayon, half. Must never import: anything that knows requests, models or tokio.
+//! import: rayon, half, bytemuck, memmap2. Must never import: anything that knows requests, models or tokio.
 //!
-//! Operations work on plain slices that their caller owns, usually parts of an arena; none allocates. Sizes are checked with
-//! assertions: a caller fixes them when it makes its plan, so a mismatch is a mistake in a program and never comes from input.
+//! Operations work on plain slices that their caller owns, usually parts of an arena; none allocates more than the few words
+//! with which threads are told to begin. Sizes are checked with assertions: a caller fixes them when it makes its plan, so a
+//! mismatch is a mistake in a program and never comes from input.
 //!
 //! This is the only crate of the workspace in which `unsafe` may appear.
 

@@ -1,9 +1,12 @@
 //! The fixture models and how the tests run them.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
-use models::{Encoded, Model};
+use models::plan::Executor;
+use models::plan::batch::{Integers, Texts};
+use models::{Batch, Choice, CpuExecutor, CpuModel, Encoded, ModelCard, ModelError, Precision, Weights, encoder};
 use serde::Deserialize;
 
 /// Fixtures with a sentence encoder.
@@ -44,8 +47,18 @@ pub(crate) fn directory(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
+/// The directory of a fixture of another family.
+pub(crate) fn family(name: &str) -> PathBuf {
+    directory("families").join(name)
+}
+
 /// A copy of a fixture that a test may spoil.
 pub(crate) fn copy(name: &str) -> tempfile::TempDir {
+    copy_of(&directory(name))
+}
+
+/// A copy of any directory.
+pub(crate) fn copy_of(dir: &Path) -> tempfile::TempDir {
     fn fill(from: &Path, to: &Path) {
         for entry in std::fs::read_dir(from).unwrap() {
             let entry = entry.unwrap();
@@ -59,7 +72,7 @@ pub(crate) fn copy(name: &str) -> tempfile::TempDir {
         }
     }
     let target = tempfile::tempdir().unwrap();
-    fill(&directory(name), target.path());
+    fill(dir, target.path());
     target
 }
 
@@ -71,24 +84,55 @@ pub(crate) fn edit(dir: &Path, file: &str, change: impl FnOnce(&mut serde_json::
     std::fs::write(path, value.to_string()).unwrap();
 }
 
-/// Integers as a tensor.
-pub(crate) fn ints(values: Vec<i64>, rows: usize, width: usize) -> Tensor {
-    Tensor::from_vec(values, (rows, width), &Device::Cpu).unwrap()
+/// A model with an instance of one thread.
+pub(crate) struct Loaded {
+    pub(crate) card: ModelCard,
+    pub(crate) executor: CpuExecutor,
 }
 
-/// Runs a model on tokenized texts and returns its only output.
-pub(crate) fn run(model: &dyn Model, encoded: &Encoded) -> Vec<Vec<f32>> {
-    let tensor = |values: &[i64]| ints(values.to_vec(), encoded.rows, encoded.width);
-    let mut inputs = vec![("input_ids", tensor(&encoded.ids)), ("attention_mask", tensor(&encoded.mask))];
-    if model.signature().inputs.iter().any(|input| input.name == "token_type_ids") {
-        inputs.push(("token_type_ids", tensor(&encoded.type_ids)));
+/// Loads the model of a directory.
+pub(crate) fn load(dir: &Path) -> Result<Loaded, ModelError> {
+    load_as(dir, Choice::default(), Precision::F32, NonZeroUsize::MIN)
+}
+
+/// As [`load`], with every choice there is.
+pub(crate) fn load_as(dir: &Path, choice: Choice, precision: Precision, threads: NonZeroUsize) -> Result<Loaded, ModelError> {
+    let card = ModelCard::read_as(dir, choice)?;
+    let weights = Weights::open(&card.directory)?;
+    let model = CpuModel::load(encoder::plan(&card, &weights)?, &weights, precision)?;
+    Ok(Loaded { card, executor: CpuExecutor::new(Arc::new(model), "test", threads)? })
+}
+
+/// Integers as they come in messages.
+pub(crate) fn bytes(values: &[i64]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// Tokenized texts as a batch; with their token types where the model has some.
+pub(crate) fn batch(card: &ModelCard, encoded: &Encoded) -> Batch<'static> {
+    let input = card.tokens().unwrap();
+    let (ids, mask, types) = (bytes(&encoded.ids), bytes(&encoded.mask), bytes(&encoded.type_ids));
+    let mut batch = Batch::new();
+    let texts = Texts {
+        rows: encoded.rows,
+        width: encoded.width,
+        ids: Integers::new(&ids),
+        mask: Some(Integers::new(&mask)),
+        types: (input.token_types > 0).then(|| Integers::new(&types)),
+    };
+    batch.push_texts(input, &texts).unwrap();
+    batch
+}
+
+impl Loaded {
+    /// Runs the model on tokenized texts and returns the rows of its only output.
+    pub(crate) fn run(&mut self, encoded: &Encoded) -> Vec<Vec<f32>> {
+        let mut outputs = self.executor.enqueue(&batch(&self.card, encoded)).unwrap();
+        assert_eq!(outputs.len(), 1);
+        let output = outputs.remove(0);
+        assert_eq!(output.columns, self.card.output_size);
+        output.values.chunks_exact(output.columns).map(<[f32]>::to_vec).collect()
     }
-    let mut outputs = model.forward(&inputs).unwrap();
-    assert_eq!(outputs.len(), 1);
-    let (name, output) = outputs.remove(0);
-    assert_eq!(name, model.signature().outputs[0].name);
-    assert_eq!(output.dims(), [encoded.rows, model.signature().outputs[0].dims[0].unwrap()]);
-    output.to_vec2().unwrap()
 }
 
 /// The largest difference between two tables.

@@ -1,15 +1,14 @@
 //! Every fixture against the outputs recorded from the original framework.
 
-use candle_core::Device;
-use models::weights::Weights;
-use models::{Encoder, ModelCard, Tokenizer, load_encoder};
+use std::num::NonZeroUsize;
 
-use crate::fixture::{CLASSIFIERS, Expected, SENTENCE, difference, directory, ints, run};
+use models::plan::Executor;
+use models::{Choice, CpuExecutor, Encoded, ModelCard, Precision, Task, Tokenizer};
+
+use crate::fixture::{CLASSIFIERS, Expected, Loaded, SENTENCE, batch, difference, directory, load, load_as};
 
 /// How far single-precision results may be from the recorded double-precision ones, for values of size 1.
 const TOLERANCE: f32 = 1e-5;
-/// How far the result of a row may depend on the rows and the padding beside it.
-const ALONE_TOLERANCE: f32 = 1e-6;
 
 #[test]
 fn tokens_are_those_of_the_original_tokenizer() {
@@ -24,23 +23,32 @@ fn tokens_are_those_of_the_original_tokenizer() {
     }
 }
 
+/// Hidden states of rows of the same width, with zeros where a row is masked.
+fn hidden(name: &str, encoded: &Encoded) -> Vec<Vec<Vec<f32>>> {
+    let choice = Choice { task: Some(Task::HiddenStates), tower: None };
+    let Loaded { card, mut executor } = load_as(&directory(name), choice, Precision::F32, NonZeroUsize::MIN).unwrap();
+    let batch = batch(&card, encoded);
+    let outputs = executor.enqueue(&batch).unwrap();
+    let (values, size) = (&outputs[0].values, outputs[0].columns);
+    let all = batch.spread(values, size, 0..encoded.rows, encoded.width);
+    let rows = all.chunks_exact(encoded.width * size);
+    rows.map(|row| row.chunks_exact(size).map(<[f32]>::to_vec).collect()).collect()
+}
+
 #[test]
 fn hidden_states_are_those_of_the_original_model() {
     for name in SENTENCE {
-        let (card, expected) = (ModelCard::read(&directory(name)).unwrap(), Expected::read(name));
-        let encoder = Encoder::load(&card, &Weights::open(&card.directory).unwrap(), &Device::Cpu).unwrap();
+        let expected = Expected::read(name);
         let (rows, width) = (expected.input_ids.len(), expected.input_ids[0].len());
-        let ids = ints(expected.input_ids.concat(), rows, width);
-        let mask = ints(expected.attention_mask.concat(), rows, width);
-        let hidden = encoder.forward(&encoder.check(&ids, &mask, None).unwrap()).unwrap();
-        let hidden: Vec<Vec<Vec<f32>>> = hidden.to_vec3().unwrap();
+        let (ids, mask) = (expected.input_ids.concat(), expected.attention_mask.concat());
+        let encoded = Encoded { ids, mask, type_ids: vec![0; rows * width], rows, width };
         let mut compared = 0;
-        for (row, hidden) in hidden.iter().enumerate() {
+        for (row, hidden) in hidden(name, &encoded).iter().enumerate() {
             let kept: usize = expected.attention_mask[row].iter().sum::<i64>() as usize;
             let largest = difference(&hidden[..kept], &expected.last_hidden_state[row][..kept]);
             assert!(largest <= TOLERANCE, "{name}, row {row}: {largest:e}");
             compared += kept;
-            assert!(hidden.iter().flatten().all(|value| value.is_finite()), "{name}, row {row}");
+            assert!(hidden[kept..].iter().flatten().all(|value| *value == 0.0), "{name}, row {row}");
         }
         assert!(compared > 2 * rows, "{name}");
     }
@@ -49,13 +57,10 @@ fn hidden_states_are_those_of_the_original_model() {
 #[test]
 fn token_types_are_looked_up() {
     for name in ["bert", "bert-pooling", "bert-bf16"] {
-        let (card, expected) = (ModelCard::read(&directory(name)).unwrap(), Expected::read(name));
-        let encoder = Encoder::load(&card, &Weights::open(&card.directory).unwrap(), &Device::Cpu).unwrap();
+        let expected = Expected::read(name);
         let width = expected.input_ids[0].len();
-        let row = |values: &[Vec<i64>]| ints(values[0].clone(), 1, width);
-        let types = ints(vec![1; width], 1, width);
-        let batch = encoder.check(&row(&expected.input_ids), &row(&expected.attention_mask), Some(&types)).unwrap();
-        let hidden: Vec<Vec<Vec<f32>>> = encoder.forward(&batch).unwrap().to_vec3().unwrap();
+        let (ids, mask) = (expected.input_ids[0].clone(), expected.attention_mask[0].clone());
+        let hidden = hidden(name, &Encoded { ids, mask, type_ids: vec![1; width], rows: 1, width });
         let kept: usize = expected.attention_mask[0].iter().sum::<i64>() as usize;
         let largest = difference(&hidden[0][..kept], &expected.last_hidden_state_type_1[0][..kept]);
         assert!(largest <= TOLERANCE, "{name}: {largest:e}");
@@ -67,42 +72,42 @@ fn token_types_are_looked_up() {
 fn outputs_are_those_of_the_original_model_and_rows_are_independent() {
     for name in SENTENCE.iter().chain(&CLASSIFIERS) {
         let (card, expected) = (ModelCard::read(&directory(name)).unwrap(), Expected::read(name));
-        let model = load_encoder(&directory(name), &Device::Cpu).unwrap();
+        let mut model = load(&directory(name)).unwrap();
         let tokenizer = Tokenizer::load(&card.directory, card.max_length).unwrap();
         let texts = expected.texts();
         let want = if CLASSIFIERS.contains(name) { &expected.logits } else { &expected.embedding };
         assert!(want.iter().flatten().any(|value| value.abs() > 0.1), "{name}");
 
-        let batch = run(&*model, &tokenizer.encode_batch(&texts).unwrap());
+        let batch = model.run(&tokenizer.encode_batch(&texts).unwrap());
         // Outputs that are not of unit length are compared relative to their size.
         let size = want.iter().flatten().fold(1f32, |size, value| size.max(value.abs()));
         let largest = difference(&batch, want);
         assert!(largest <= TOLERANCE * size, "{name}: {largest:e}");
 
         for (row, text) in texts.iter().enumerate() {
-            let alone = run(&*model, &tokenizer.encode_batch(&[text]).unwrap());
-            let largest = difference(&alone, &batch[row..=row]);
-            assert!(largest <= ALONE_TOLERANCE * size, "{name}, row {row} alone: {largest:e}");
+            let alone = model.run(&tokenizer.encode_batch(&[text]).unwrap());
+            assert_eq!(alone, &batch[row..=row], "{name}, row {row} alone");
         }
         let reversed: Vec<&str> = texts.iter().rev().copied().collect();
-        let mut turned = run(&*model, &tokenizer.encode_batch(&reversed).unwrap());
+        let mut turned = model.run(&tokenizer.encode_batch(&reversed).unwrap());
         turned.reverse();
-        let largest = difference(&turned, &batch);
-        assert!(largest <= ALONE_TOLERANCE * size, "{name}, reversed: {largest:e}");
+        assert_eq!(turned, batch, "{name}, reversed");
     }
 }
 
 #[test]
-fn a_model_runs_on_many_threads_at_once() {
-    let model = load_encoder(&directory("bert"), &Device::Cpu).unwrap();
+fn a_model_is_shared_by_instances_of_many_threads() {
+    let model = load(&directory("bert")).unwrap();
     let expected = Expected::read("bert");
     let tokenizer = Tokenizer::load(&directory("bert"), 16).unwrap();
     std::thread::scope(|scope| {
         for text in 0..expected.texts.len() {
-            let (model, tokenizer, expected) = (model.clone(), tokenizer.clone(), &expected);
+            let executor = CpuExecutor::new(model.executor.model().clone(), "test", NonZeroUsize::MIN).unwrap();
+            let mut instance = Loaded { card: model.card.clone(), executor };
+            let (tokenizer, expected) = (tokenizer.clone(), &expected);
             scope.spawn(move || {
                 for _ in 0..20 {
-                    let got = run(&*model, &tokenizer.encode_batch(&[&expected.texts[text]]).unwrap());
+                    let got = instance.run(&tokenizer.encode_batch(&[&expected.texts[text]]).unwrap());
                     assert!(difference(&got, &expected.embedding[text..=text]) <= TOLERANCE);
                 }
             });

@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-use candle_core::Device;
 use models::weights::Weights;
-use models::{ModelCard, Tokenizer, load_encoder};
+use models::{ModelCard, Tokenizer};
 use proptest::prelude::*;
 
-use crate::fixture::copy;
+use crate::fixture::{copy, copy_of, family, load};
 
 /// Random cases per property: few, since every run draws other ones.
 const CASES: u32 = 150;
@@ -22,6 +21,16 @@ const FILES: [&str; 6] = [
     "model.safetensors",
 ];
 
+/// Families with settings of their own.
+const FAMILIES: [&str; 6] = [
+    "mpnet-embedding",
+    "modernbert-embedding",
+    "nomic-bert-embedding",
+    "jina-bert-embedding",
+    "jina-v3-embedding",
+    "deberta-v2-labels",
+];
+
 /// Failures are printed with their input and not kept in files.
 fn config() -> ProptestConfig {
     ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() }
@@ -33,7 +42,7 @@ fn read_all(dir: &Path) {
     let card = ModelCard::read(dir);
     let length = card.as_ref().map_or(16, |card| card.max_length);
     let _ = Weights::open(dir);
-    let _ = load_encoder(dir, &Device::Cpu);
+    let _ = load(dir);
     if let Ok(tokenizer) = Tokenizer::load(dir, length) {
         let _ = tokenizer.encode_batch(&["the cat sits, 猫 [MASK] on", ""]);
     }
@@ -102,6 +111,16 @@ proptest! {
     fn damaged_files(file in prop::sample::select(FILES.to_vec()), damage in damage()) {
         let dir = copy("bert");
         let path = dir.path().join(file);
+        let mut content = std::fs::read(&path).unwrap();
+        apply(&mut content, &damage);
+        std::fs::write(&path, content).unwrap();
+        read_all(dir.path());
+    }
+
+    #[test]
+    fn damaged_configurations_of_families(name in prop::sample::select(FAMILIES.to_vec()), damage in damage()) {
+        let dir = copy_of(&family(name));
+        let path = dir.path().join("config.json");
         let mut content = std::fs::read(&path).unwrap();
         apply(&mut content, &damage);
         std::fs::write(&path, content).unwrap();

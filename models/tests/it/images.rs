@@ -1,11 +1,12 @@
 //! Models of images: positions of any size, threads, two towers, half precision; and what is refused.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use models::{Choice, Executor, ModelCard, Precision, Task, Tower};
 use serde_json::{Value, json};
 
 use crate::families::{Fixture, Item, TOLERANCE, batch, difference, executor, items, part};
+use crate::fixture::{copy_of, edit, family};
 
 const AS_IT_IS: Choice = Choice { task: None, tower: None };
 const VISION: Choice = Choice { task: None, tower: Some(Tower::Vision) };
@@ -24,35 +25,10 @@ const IMAGES: [(&str, Choice); 9] = [
     ("vit-labels", AS_IT_IS),
 ];
 
-/// A copy of a fixture's model that a test may change.
-struct Copy(tempfile::TempDir);
-
-impl Copy {
-    fn of(name: &str) -> Copy {
-        let (from, to) = (directory(name), tempfile::tempdir().unwrap());
-        for entry in std::fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            std::fs::copy(entry.path(), to.path().join(entry.file_name())).unwrap();
-        }
-        Copy(to)
-    }
-
-    fn edit(&self, file: &str, change: impl FnOnce(&mut Value)) {
-        let path = self.0.path().join(file);
-        let mut value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
-        change(&mut value);
-        std::fs::write(path, value.to_string()).unwrap();
-    }
-
-    /// What is said of it where it is not read.
-    fn refusal(&self, choice: Choice) -> String {
-        let error = ModelCard::read_as(self.0.path(), choice).map(|_| ()).unwrap_err();
-        error.to_string().replace(&self.0.path().display().to_string(), "DIR")
-    }
-}
-
-fn directory(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families").join(name)
+/// What is said of a spoiled copy, without its directory.
+fn refusal(dir: &Path, choice: Choice) -> String {
+    let error = ModelCard::read_as(dir, choice).map(|_| ()).unwrap_err();
+    error.to_string().replace(&dir.display().to_string(), "DIR")
 }
 
 /// Seven images of the size that `card` takes, each with other pixels.
@@ -75,16 +51,18 @@ fn positions_are_resized_to_the_images_of_the_preprocessor() {
         for index in 0..fixture.expected.images.len() {
             let shape = fixture.recorded.shape(&format!("pixel_values.{index}")).unwrap();
             let (height, width) = (shape[1], shape[2]);
-            let copy = Copy::of(name);
+            let copy = copy_of(&family(name));
             let crop = json!({ "crop_size": { "height": height, "width": width }, "size": { "shortest_edge": 99 } });
-            copy.edit("preprocessor_config.json", |file| file.as_object_mut().unwrap().extend(crop.as_object().unwrap().clone()));
+            edit(copy.path(), "preprocessor_config.json", |file| {
+                file.as_object_mut().unwrap().extend(crop.as_object().unwrap().clone())
+            });
             resized += usize::from((height, width) != (20, 20));
             let tasks = [(AS_IT_IS.task, "output"), (Some(Task::HiddenStates), "hidden")];
             for (task, recorded) in tasks {
                 // The model without a head has its states as the output.
                 let task = if name == "dinov2-hidden" { Some(Task::HiddenStates) } else { task };
                 let Some(want) = fixture.values(&format!("{recorded}.{index}")) else { continue };
-                let (card, mut executor) = executor(copy.0.path(), Choice { task, tower: None }, 1, Precision::F32);
+                let (card, mut executor) = executor(copy.path(), Choice { task, tower: None }, 1, Precision::F32);
                 let images = card.images().unwrap();
                 assert_eq!((images.height, images.width), (height, width), "{name}, image {index}");
                 let pixels = fixture.values(&format!("pixel_values.{index}")).unwrap();
@@ -102,9 +80,9 @@ fn positions_are_resized_to_the_images_of_the_preprocessor() {
 #[test]
 fn the_size_of_images_has_an_order_of_sources() {
     let size = |name: &str, change: Value| {
-        let copy = Copy::of(name);
-        std::fs::write(copy.0.path().join("preprocessor_config.json"), change.to_string()).unwrap();
-        let card = ModelCard::read(copy.0.path()).unwrap();
+        let copy = copy_of(&family(name));
+        std::fs::write(copy.path().join("preprocessor_config.json"), change.to_string()).unwrap();
+        let card = ModelCard::read(copy.path()).unwrap();
         let images = card.images().unwrap();
         (images.height, images.width)
     };
@@ -125,8 +103,8 @@ fn threads_and_chunks_change_no_bit() {
     for (name, choice) in IMAGES {
         for task in [choice.task, Some(Task::HiddenStates)] {
             let choice = Choice { task, ..choice };
-            let (card, mut one) = executor(&directory(name), choice, 1, Precision::F32);
-            let (_, mut three) = executor(&directory(name), choice, 3, Precision::F32);
+            let (card, mut one) = executor(&family(name), choice, 1, Precision::F32);
+            let (_, mut three) = executor(&family(name), choice, 3, Precision::F32);
             let images = seven(&card);
             let together = batch(&card.encoder.input, &images);
             let (one_thread, three_threads) = (one.enqueue(&together).unwrap(), three.enqueue(&together).unwrap());
@@ -159,8 +137,8 @@ fn half_precision_turns_results_by_little() {
     for (name, choice) in IMAGES {
         for task in [choice.task, Some(Task::HiddenStates)] {
             let choice = Choice { task, ..choice };
-            let (card, mut exact) = executor(&directory(name), choice, 1, Precision::F32);
-            let (_, mut half) = executor(&directory(name), choice, 1, Precision::Bf16);
+            let (card, mut exact) = executor(&family(name), choice, 1, Precision::F32);
+            let (_, mut half) = executor(&family(name), choice, 1, Precision::Bf16);
             let images = seven(&card);
             let batch = batch(&card.encoder.input, &images);
             let (exact, half) = (exact.enqueue(&batch).unwrap(), half.enqueue(&batch).unwrap());
@@ -202,17 +180,23 @@ fn both_towers_of_a_directory_compare_texts_with_images() {
 #[test]
 fn the_tower_of_a_directory() {
     for name in ["clip", "siglip"] {
-        let copy = Copy::of(name);
-        let is_text = |choice| ModelCard::read_as(copy.0.path(), choice).unwrap().tokens().is_some();
+        let copy = copy_of(&family(name));
+        let is_text = |choice| ModelCard::read_as(copy.path(), choice).unwrap().tokens().is_some();
         assert!(is_text(AS_IT_IS), "{name}: with a tokenizer");
         assert!(is_text(TEXT) && !is_text(VISION), "{name}");
-        std::fs::remove_file(copy.0.path().join("tokenizer.json")).unwrap();
+        std::fs::remove_file(copy.path().join("tokenizer.json")).unwrap();
         assert!(!is_text(AS_IT_IS), "{name}: without a tokenizer");
         assert!(is_text(TEXT), "{name}: ids may come without a tokenizer");
     }
-    assert!(ModelCard::read_as(&directory("clip-vision"), VISION).is_ok());
-    assert_eq!(Copy::of("clip-vision").refusal(TEXT), "DIR/config.json: tower 'text' is not supported; supported: vision");
-    assert_eq!(Copy::of("bert-tokens").refusal(VISION), "DIR/config.json: tower 'vision' is not supported; supported: text");
+    assert!(ModelCard::read_as(&family("clip-vision"), VISION).is_ok());
+    assert_eq!(
+        refusal(copy_of(&family("clip-vision")).path(), TEXT),
+        "DIR/config.json: tower 'text' is not supported; supported: vision"
+    );
+    assert_eq!(
+        refusal(copy_of(&family("bert-tokens")).path(), VISION),
+        "DIR/config.json: tower 'vision' is not supported; supported: text"
+    );
 }
 
 #[test]
@@ -262,13 +246,13 @@ fn sizes_that_a_section_leaves_out_are_the_librarys() {
 
 #[test]
 fn fields_that_are_refused() {
-    let refusal = |name: &str, choice: Choice, path: &str, value: Value| {
-        let copy = Copy::of(name);
-        copy.edit("config.json", |config| match path.split_once('.') {
+    let spoiled = |name: &str, choice: Choice, path: &str, value: Value| {
+        let copy = copy_of(&family(name));
+        edit(copy.path(), "config.json", |config| match path.split_once('.') {
             Some((section, field)) => config[section][field] = value,
             None => config[path] = value,
         });
-        copy.refusal(choice)
+        refusal(copy.path(), choice)
     };
     let cases = [
         (
@@ -334,24 +318,25 @@ fn fields_that_are_refused() {
         ("siglip-text", AS_IT_IS, "projection_size", json!("wide"), "is \"wide\"; expected an integer from 1 to 2097152"),
     ];
     for (name, choice, path, value, text) in cases {
-        assert_eq!(refusal(name, choice, path, value), format!("DIR/config.json: field '{path}' {text}"));
+        assert_eq!(spoiled(name, choice, path, value), format!("DIR/config.json: field '{path}' {text}"));
     }
-    let task = |name: &str, choice: Choice, task: Task| Copy::of(name).refusal(Choice { task: Some(task), ..choice });
+    let task =
+        |name: &str, choice: Choice, task: Task| refusal(copy_of(&family(name)).path(), Choice { task: Some(task), ..choice });
     let known = "supported: embedding, hidden_states and what the model's family has a head for";
     let unsupported = |task: &str| format!("DIR/config.json: task '{task}' is not supported; {known}");
     assert_eq!(task("vit-hidden", AS_IT_IS, Task::FillMask), unsupported("fill_mask"));
     assert_eq!(task("dinov2-hidden", AS_IT_IS, Task::TokenClassification), unsupported("token_classification"));
     assert_eq!(task("clip", VISION, Task::Classification), unsupported("classification"));
     assert_eq!(task("siglip", TEXT, Task::Classification), unsupported("classification"));
-    let masked = refusal("vit-labels", AS_IT_IS, "architectures", json!(["ViTForMaskedImageModeling"]));
+    let masked = spoiled("vit-labels", AS_IT_IS, "architectures", json!(["ViTForMaskedImageModeling"]));
     assert!(
         masked.starts_with("DIR/config.json: architecture 'ViTForMaskedImageModeling' is not supported; supported: "),
         "{masked}"
     );
-    let copy = Copy::of("dinov2-hidden");
-    copy.edit("preprocessor_config.json", |file| file["crop_size"] = json!({ "height": 0, "width": 5 }));
+    let copy = copy_of(&family("dinov2-hidden"));
+    edit(copy.path(), "preprocessor_config.json", |file| file["crop_size"] = json!({ "height": 0, "width": 5 }));
     assert_eq!(
-        copy.refusal(AS_IT_IS),
+        refusal(copy.path(), AS_IT_IS),
         "DIR/preprocessor_config.json: field 'crop_size.height' is 0; expected an integer from 1 to 16384"
     );
 }

@@ -1,9 +1,10 @@
 //! Integration tests of the crate: fixtures against recorded outputs, refusals, hostile files.
 
-//mod fixture;
-//mod golden;
-//mod hostile;
-//mod refusals;
-//mod texts;
 mod families;
+mod fixture;
+mod golden;
+mod hostile;
 mod images;
+mod refusals;
+mod texts;
+mod towers;

@@ -5,7 +5,7 @@
 use kernels::activation::Activation;
 use serde_json::Value;
 
-use super::{Family, Sizes, activation, eps, jina_bert, refuse_other, tied};
+use super::{Family, MAX_UNSTORED_POSITIONS, Sizes, activation, eps, jina_bert, refuse_other, tied};
 use crate::card::MAX_DIMENSION;
 use crate::encoder::{
     Embedding, EncoderSpec, Head, HeadLayer, HeadName, LayerNames, NormSpec, Pick, Placement, Positions, Qkv, Up,
@@ -50,8 +50,9 @@ pub(super) struct Tokens {
 
 /// BERT: positions from 0, token types. Jina's models say that they are BERT too.
 pub(super) fn bert(config: &JsonFile, labels: usize) -> Result<Family, ModelError> {
-    let rows = config.required_integer(&["max_position_embeddings"], 1..=MAX_DIMENSION)?;
     let alibi = config.string(&["position_embedding_type"])? == Some(jina_bert::ALIBI);
+    let most = if alibi { MAX_UNSTORED_POSITIONS } else { MAX_DIMENSION };
+    let rows = config.required_integer(&["max_position_embeddings"], 1..=most)?;
     let table = (!alibi).then_some(rows);
     let tokens = Tokens { table, positions: rows, types: types(config)?, counted_after: None, no_gaps: alibi };
     let mut encoder = encoder(config, &["", "bert."], tokens)?;

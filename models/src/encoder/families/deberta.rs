@@ -6,7 +6,7 @@ use kernels::activation::Activation;
 use serde_json::Value;
 
 use super::bert::{self, LAYER, Tokens, linear, masked_lm, norm, token_classifier};
-use super::{Family, activation, eps, refuse_other};
+use super::{Family, MAX_UNSTORED_POSITIONS, activation, eps, refuse_other};
 use crate::card::MAX_DIMENSION;
 use crate::encoder::{DisentangledSpec, EncoderSpec, Head, HeadName, LayerNames, Pick, Positions, Qkv};
 use crate::error::ModelError;
@@ -45,8 +45,10 @@ pub(super) fn deberta(config: &JsonFile, labels: usize) -> Result<Family, ModelE
 }
 
 fn encoder(config: &JsonFile) -> Result<EncoderSpec, ModelError> {
-    let rows = config.required_integer(&["max_position_embeddings"], 1..=MAX_DIMENSION)?;
-    let table = config.boolean(&["position_biased_input"])?.unwrap_or(true).then_some(rows);
+    let stored = config.boolean(&["position_biased_input"])?.unwrap_or(true);
+    let most = if stored { MAX_DIMENSION } else { MAX_UNSTORED_POSITIONS };
+    let rows = config.required_integer(&["max_position_embeddings"], 1..=most)?;
+    let table = stored.then_some(rows);
     let types = config.integer(&["type_vocab_size"], 0..=MAX_DIMENSION)?.unwrap_or(0);
     let relative = config.boolean(&["relative_attention"])?.unwrap_or(false);
     let tokens = Tokens { table, positions: rows, types, counted_after: None, no_gaps: relative };

@@ -6,7 +6,7 @@ use kernels::activation::Activation;
 use kernels::rotary::Pairs;
 
 use super::bert::{self, LAYER, Tokens, dense_classifier, linear, masked_lm, norm, token_classifier};
-use super::{Family, Sizes, rope};
+use super::{Family, MAX_UNSTORED_POSITIONS, Sizes, rope};
 use crate::card::MAX_DIMENSION;
 use crate::encoder::{Embedding, HeadName, LayerNames, Positions, Qkv, Up};
 use crate::error::ModelError;
@@ -20,7 +20,7 @@ pub(super) fn jina_v3(config: &JsonFile, labels: usize) -> Result<Family, ModelE
     rope::check_heads(config, &["num_attention_heads"], &Sizes::read(config, Sizes::USUAL)?)?;
     let tokens = Tokens {
         table: None,
-        positions: config.required_integer(&["max_position_embeddings"], 1..=MAX_DIMENSION)?,
+        positions: config.required_integer(&["max_position_embeddings"], 1..=MAX_UNSTORED_POSITIONS)?,
         types: config.integer(&["type_vocab_size"], 0..=MAX_DIMENSION)?.unwrap_or(1),
         counted_after: None,
         // Tokens keep the angles of their columns, so a gap shifts nothing.

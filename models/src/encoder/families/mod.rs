@@ -31,6 +31,9 @@ pub(crate) const KNOWN_MODEL_TYPES: &str = "bert, roberta, xlm-roberta, camember
                                              dinov2_with_registers, clip, clip_text_model, clip_vision_model, siglip, \
                                              siglip_text_model, siglip_vision_model";
 
+/// The most tokens of a text where no stored table bounds them: tables of angles and buffers are as long as this.
+const MAX_UNSTORED_POSITIONS: usize = 1 << 17;
+
 /// What a family makes of a configuration.
 pub(crate) struct Family {
     /// The encoder.

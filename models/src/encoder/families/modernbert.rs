@@ -8,7 +8,7 @@ use kernels::rotary::Pairs;
 use serde_json::Value;
 
 use super::bert::padding_id;
-use super::{Family, Sizes, activation, eps, rope, tied};
+use super::{Family, MAX_UNSTORED_POSITIONS, Sizes, activation, eps, rope, tied};
 use crate::card::MAX_DIMENSION;
 use crate::encoder::{
     Embedding, EncoderSpec, Head, HeadLayer, HeadName, LayerNames, NormSpec, Pick, Placement, Positions, Qkv, Up,
@@ -70,7 +70,7 @@ fn encoder(config: &JsonFile) -> Result<EncoderSpec, ModelError> {
         heads: sizes.heads,
         input: Input::Tokens(TokenInput {
             vocab_size: config.required_integer(&["vocab_size"], 1..=MAX_DIMENSION)?,
-            positions: config.required_integer(&["max_position_embeddings"], 1..=MAX_DIMENSION)?,
+            positions: config.required_integer(&["max_position_embeddings"], 1..=MAX_UNSTORED_POSITIONS)?,
             token_types: 0,
             counted_after: None,
             // A window is measured in rows; angles are not.

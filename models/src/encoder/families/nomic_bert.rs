@@ -7,7 +7,7 @@ use kernels::rotary::Pairs;
 use serde_json::Value;
 
 use super::bert::{linear, masked_lm, norm, padding_id};
-use super::{Family, Sizes, activation, eps, refuse_other, rope};
+use super::{Family, MAX_UNSTORED_POSITIONS, Sizes, activation, eps, refuse_other, rope};
 use crate::card::MAX_DIMENSION;
 use crate::encoder::{Embedding, EncoderSpec, HeadName, LayerNames, NormSpec, Placement, Positions, Qkv, Up};
 use crate::error::ModelError;
@@ -70,7 +70,7 @@ fn encoder(config: &JsonFile) -> Result<EncoderSpec, ModelError> {
         heads: sizes.heads,
         input: Input::Tokens(TokenInput {
             vocab_size: config.required_integer(&["vocab_size"], 1..=MAX_DIMENSION)?,
-            positions: config.required_integer(&["max_position_embeddings", "n_positions"], 1..=MAX_DIMENSION)?,
+            positions: config.required_integer(&["max_position_embeddings", "n_positions"], 1..=MAX_UNSTORED_POSITIONS)?,
             token_types: types,
             counted_after: None,
             // Tokens keep the angles of their columns, so a gap shifts nothing.

@@ -1,4 +1,10 @@
 //! Packed batches: the tokens of all texts one after the other, checked once, without padding.
+//!
+//! Owns: [`Batch`], what it is checked against ([`Input`]), and how it is filled. May import: this crate's errors. Must never
+//! import: plans, weights, anything that computes.
+
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 
@@ -177,6 +183,9 @@ impl<'a> Batch<'a> {
                 return Err(whole(name, format!("{got} values"), format!("those of shape [{rows},{width}]")));
             }
         }
+        if input.token_types == 0 && types.is_some() {
+            return Err(whole(TOKEN_TYPE_IDS, "the input".to_owned(), "none: this model has no token types".to_owned()));
+        }
         check_range(INPUT_IDS, ids, width, input.vocab_size)?;
         if let Some(mask) = mask {
             check_range(ATTENTION_MASK, mask, width, 2)?;
@@ -184,11 +193,16 @@ impl<'a> Batch<'a> {
         if let Some(types) = types {
             check_range(TOKEN_TYPE_IDS, types, width, input.token_types)?;
         }
-        let (sequences, tokens) = (self.sequences.len(), self.tokens);
+        let (sequences, tokens, types) = (self.sequences.len(), self.tokens, self.types.len());
         let result = self.add_rows(input, texts);
         if result.is_err() {
             self.sequences.truncate(sequences);
-            self.cut(tokens);
+            self.ids.truncate(tokens);
+            self.positions.truncate(tokens);
+            self.columns.truncate(tokens);
+            // Not those of all tokens: there may have been none.
+            self.types.truncate(types);
+            self.tokens = tokens;
         }
         result
     }
@@ -249,14 +263,6 @@ impl<'a> Batch<'a> {
         self.positions.push(position);
         self.columns.push(column);
         self.tokens += 1;
-    }
-
-    fn cut(&mut self, tokens: usize) {
-        self.ids.truncate(tokens);
-        self.positions.truncate(tokens);
-        self.types.truncate(tokens);
-        self.columns.truncate(tokens);
-        self.tokens = tokens;
     }
 
     /// Adds images of a request: `[items, channels, height, width] f32`, low byte first. Nothing is copied.
