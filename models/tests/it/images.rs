@@ -244,17 +244,9 @@ fn sizes_that_a_section_leaves_out_are_the_librarys() {
     assert_eq!(registers.images().unwrap().tokens(), 256 + 5);
 }
 
-#[test]
-fn fields_that_are_refused() {
-    let spoiled = |name: &str, choice: Choice, path: &str, value: Value| {
-        let copy = copy_of(&family(name));
-        edit(copy.path(), "config.json", |config| match path.split_once('.') {
-            Some((section, field)) => config[section][field] = value,
-            None => config[path] = value,
-        });
-        refusal(copy.path(), choice)
-    };
-    let cases = [
+/// Directory, choice, field, value, and what is said of it.
+fn refused() -> Vec<(&'static str, Choice, &'static str, Value, &'static str)> {
+    vec![
         (
             "vit-labels",
             AS_IT_IS,
@@ -316,10 +308,26 @@ fn fields_that_are_refused() {
         ),
         ("siglip", TEXT, "text_config.max_position_embeddings", json!(0), "is 0; expected an integer from 1 to 2097152"),
         ("siglip-text", AS_IT_IS, "projection_size", json!("wide"), "is \"wide\"; expected an integer from 1 to 2097152"),
-    ];
-    for (name, choice, path, value, text) in cases {
+    ]
+}
+
+#[test]
+fn fields_that_are_refused() {
+    let spoiled = |name: &str, choice: Choice, path: &str, value: Value| {
+        let copy = copy_of(&family(name));
+        edit(copy.path(), "config.json", |config| match path.split_once('.') {
+            Some((section, field)) => config[section][field] = value,
+            None => config[path] = value,
+        });
+        refusal(copy.path(), choice)
+    };
+    for (name, choice, path, value, text) in refused() {
         assert_eq!(spoiled(name, choice, path, value), format!("DIR/config.json: field '{path}' {text}"));
     }
+}
+
+#[test]
+fn tasks_and_files_that_are_refused() {
     let task =
         |name: &str, choice: Choice, task: Task| refusal(copy_of(&family(name)).path(), Choice { task: Some(task), ..choice });
     let known = "supported: embedding, hidden_states and what the model's family has a head for";
@@ -328,7 +336,9 @@ fn fields_that_are_refused() {
     assert_eq!(task("dinov2-hidden", AS_IT_IS, Task::TokenClassification), unsupported("token_classification"));
     assert_eq!(task("clip", VISION, Task::Classification), unsupported("classification"));
     assert_eq!(task("siglip", TEXT, Task::Classification), unsupported("classification"));
-    let masked = spoiled("vit-labels", AS_IT_IS, "architectures", json!(["ViTForMaskedImageModeling"]));
+    let copy = copy_of(&family("vit-labels"));
+    edit(copy.path(), "config.json", |config| config["architectures"] = json!(["ViTForMaskedImageModeling"]));
+    let masked = refusal(copy.path(), AS_IT_IS);
     assert!(
         masked.starts_with("DIR/config.json: architecture 'ViTForMaskedImageModeling' is not supported; supported: "),
         "{masked}"
