@@ -62,7 +62,7 @@ struct ModelArgs {
     /// [default: what any one instance needs].
     #[arg(long, value_name = "NAME:COUNT[:DEVICE]", value_parser = parse_resource)]
     rate_limit_resource: Vec<ResourceLimit>,
-    /// How many batches of all models a device runs side by side; repeatable [default: cpu=<cores>, others 1].
+    /// Slots of a device: a batch takes one for each thread that computes it; repeatable [default: cpu=<cores>, others 1].
     #[arg(long, value_name = "DEVICE=COUNT", value_parser = parse_slots)]
     device_slots: Vec<(String, NonZeroUsize)>,
     /// Response cache of the models that ask for one: local,size=BYTES; the only cache is local.

@@ -1,5 +1,6 @@
 //! Encoder models: tokens to embeddings or logits.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use crate::tensor::{DataType, Shape, Tensor};
 
 use super::super::device::SharedDevice;
 use super::super::{Backend, Execution, InstanceSlot, ModelInstance, ServedVersion};
+use super::parameters::EncoderParameters;
 use super::tokens::{self, Padded, RequestTokens, TokenInputs, TokenLimits};
 use super::{check, describe_encoder, failed, refused};
 
@@ -25,6 +27,14 @@ pub(super) struct EncoderModel {
     model: Arc<dyn Model>,
     limits: TokenLimits,
     inputs: TokenInputs,
+    parameters: EncoderParameters,
+    name: Arc<str>,
+}
+
+/// An encoder with threads of its own: candle computes on the pool from which it is called.
+struct EncoderInstance {
+    model: EncoderModel,
+    threads: rayon::ThreadPool,
 }
 
 /// Reads the weights, once for all instances.
@@ -35,6 +45,7 @@ pub(super) fn open(served: &ServedVersion, card: &ModelCard) -> Result<Arc<dyn B
 impl EncoderModel {
     pub(super) fn open(served: &ServedVersion, card: &ModelCard) -> Result<Self, LoadError> {
         let config = &served.config;
+        let parameters = EncoderParameters::parse(config, card.task)?;
         check(config, "candle encoder", &describe_encoder(card))?;
         let inputs = TokenInputs {
             // Checked just above to be there.
@@ -43,7 +54,7 @@ impl EncoderModel {
             types: config.input_index(TOKEN_TYPE_IDS),
         };
         let model = load_with_card(card, &Device::Cpu).map_err(|error| failed(&config.name, &error))?;
-        Ok(Self { model, limits: TokenLimits::of(card), inputs })
+        Ok(Self { model, limits: TokenLimits::of(card), inputs, parameters, name: Arc::clone(&config.name) })
     }
 }
 
@@ -56,17 +67,34 @@ impl EncoderModel {
 }
 
 impl Backend for EncoderModel {
-    fn instantiate(&self, _slot: &InstanceSlot) -> Result<Box<dyn ModelInstance>, LoadError> {
-        Ok(Box::new(self.clone()))
+    fn instantiate(&self, slot: &InstanceSlot) -> Result<Box<dyn ModelInstance>, LoadError> {
+        let name = format!("{}#{}", self.name, slot.ordinal);
+        let threads = rayon::ThreadPoolBuilder::new()
+            .num_threads(slot.threads.get())
+            .thread_name(move |thread| format!("{name}-{thread}"))
+            .build()
+            .map_err(|error| LoadError::Thread { model: self.name.to_string(), reason: error.to_string() })?;
+        Ok(Box::new(EncoderInstance { model: self.clone(), threads }))
     }
 
     fn device(&self, _slot: &InstanceSlot) -> Option<SharedDevice> {
         Some(SharedDevice::cpu())
     }
+
+    fn turn_slots(&self, _slot: &InstanceSlot, available: NonZeroUsize) -> Result<NonZeroUsize, LoadError> {
+        self.parameters.threads_of(&self.name, available)
+    }
 }
 
-impl ModelInstance for EncoderModel {
+impl ModelInstance for EncoderInstance {
     fn execute(&mut self, execution: &mut Execution) -> Result<(), ExecuteError> {
+        let model = &self.model;
+        self.threads.install(|| model.execute(execution))
+    }
+}
+
+impl EncoderModel {
+    fn execute(&self, execution: &mut Execution) -> Result<(), ExecuteError> {
         execution.drop_cancelled();
         let mut requests = Vec::with_capacity(execution.len());
         for request in 0..execution.len() {

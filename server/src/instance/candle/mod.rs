@@ -3,9 +3,8 @@
 //!
 //! `parameters["model"]` is `encoder` (the default) or `tokenizer`. Both read the version's directory.
 //!
-//! Threads: an encoder's matrix products run on rayon's global pool, which all instances of all models share
-//! (`RAYON_NUM_THREADS` bounds it); everything else, tokenization included, runs on the instance's own thread.
-//! All instances of a version share its weights.
+//! Threads: an execution of an encoder keeps `parameters["threads"]` threads busy, which belong to its instance, and its
+//! turns on the device take as many slots. All instances of a version share its weights.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -15,13 +14,15 @@ use models::encoder::{ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS};
 use models::tokenizer::TOKENIZER_FILE;
 use models::{ModelCard, ModelError, Task};
 
-use crate::config::{AutoModel, AutoTensor, InstanceKind, ModelConfig, SCHEDULER_PARAMETERS};
+use crate::config::{AutoModel, AutoTensor, InstanceKind, ModelConfig};
 use crate::error::{ExecuteError, LoadError};
 use crate::tensor::{DataType, Dim, Dims, TensorSpec};
 
 use super::{Backend, ServedVersion};
+use parameters::Role;
 
 mod encoder;
+mod parameters;
 mod tokenizer;
 mod tokens;
 
@@ -65,47 +66,18 @@ pub fn describe(model: &str, directory: &Path) -> Result<Option<Described>, Load
     Ok(Some(Described { tokenizer, encoder: describe_encoder(&card), labels: card.labels }))
 }
 
-/// Which of a directory's two models is served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Encoder,
-    Tokenizer,
-}
-
 /// Opens the model in the version's directory.
 ///
 /// # Errors
 /// A parameter that is unknown or malformed, an instance group that asks for a GPU, files that are missing or
 /// broken, tensors of the configuration that are not those of the model.
 pub(super) fn open(served: &ServedVersion) -> Result<Arc<dyn Backend>, LoadError> {
-    let role = role(&served.config)?;
+    let role = parameters::role(&served.config)?;
     choose_device(&served.config)?;
     let card = ModelCard::read(&served.version_directory).map_err(|error| failed(&served.config.name, &error))?;
     match role {
         Role::Encoder => encoder::open(served, &card),
         Role::Tokenizer => tokenizer::open(served, &card),
-    }
-}
-
-fn role(config: &ModelConfig) -> Result<Role, LoadError> {
-    let known = [&["model"], &SCHEDULER_PARAMETERS[..]].concat();
-    if let Some(unknown) = config.parameters.keys().find(|key| !known.contains(&key.as_str())) {
-        return Err(LoadError::UnknownParameter {
-            model: config.name.to_string(),
-            kind: "candle",
-            parameter: unknown.clone(),
-            known: known.join(", "),
-        });
-    }
-    match config.parameters.get("model").map(String::as_str) {
-        None | Some("encoder") => Ok(Role::Encoder),
-        Some("tokenizer") => Ok(Role::Tokenizer),
-        Some(other) => Err(LoadError::Parameter {
-            model: config.name.to_string(),
-            parameter: "model".to_owned(),
-            expected: "'encoder' or 'tokenizer'",
-            got: other.to_owned(),
-        }),
     }
 }
 

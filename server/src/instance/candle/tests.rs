@@ -9,6 +9,8 @@ use crate::config::AutoTensor;
 use crate::request::InferResponse;
 use crate::tensor::{Shape, Tensor};
 
+use super::super::InstancePool;
+use super::super::device::{DeviceOptions, Devices};
 use super::super::testing::{Asked, TestModel, TestRequest, int64, served, show, strings};
 use super::tokens::{Padded, RequestTokens, TokenInputs, TokenLimits, pad};
 use super::*;
@@ -324,7 +326,27 @@ fn configurations_that_do_not_suit_are_refused() {
     };
     assert_eq!(parameter("model", "decoder"), "parameter 'model' of model 'm' must be 'encoder' or 'tokenizer', got 'decoder'");
     let known = crate::config::SCHEDULER_PARAMETERS.join(", ");
-    assert_eq!(parameter("pooling", "cls"), format!("'candle' has no parameter 'pooling' (model 'm'); it takes: model, {known}"));
+    let own = "model, dtype, threads, task, tower, batch_layout";
+    assert_eq!(
+        parameter("pooling", "cls"),
+        format!("'candle encoder' has no parameter 'pooling' (model 'm'); it takes: {own}, {known}")
+    );
+    assert_eq!(parameter("threads", "none"), "parameter 'threads' of model 'm' must be an integer of at least 1, got 'none'");
+    assert_eq!(parameter("threads", "0"), "parameter 'threads' of model 'm' must be an integer of at least 1, got '0'");
+    assert_eq!(
+        parameter("task", "classification"),
+        "parameter 'task' of model 'm' must be 'embedding', which is what the model's files make of it, got 'classification'"
+    );
+    for (key, value) in [("dtype", "int4"), ("tower", "text"), ("batch_layout", "square")] {
+        let refusal = parameter(key, value);
+        assert!(refusal.starts_with(&format!("parameter '{key}' of model 'm' must be ")), "{refusal}");
+        assert!(refusal.ends_with(&format!(", got '{value}'")), "{refusal}");
+    }
+    let tokenizer = format!("{TOKENIZER} parameters {{ key: \"threads\" value {{ string_value: \"1\" }} }}");
+    assert_eq!(
+        refusal(&tokenizer),
+        format!("'candle tokenizer' has no parameter 'threads' (model 'm'); it takes: model, {known}")
+    );
     assert_eq!(
         refusal(&format!("{ENCODER} instance_group {{ kind: KIND_GPU }}")),
         "instance group of model 'm' asks for KIND_GPU, but this build has no CUDA support; write KIND_CPU or KIND_AUTO"
@@ -346,6 +368,32 @@ fn configurations_that_do_not_suit_are_refused() {
     );
     let no_mask: String = ENCODER.lines().filter(|line| !line.contains("attention_mask")).collect();
     assert_eq!(unsuited(&no_mask), "input 'attention_mask', not optional; its configuration has no such input");
+}
+
+#[test]
+fn an_execution_takes_a_slot_for_each_of_its_threads() {
+    let threads = |written: &str, slots: usize| {
+        let devices = Devices::new(DeviceOptions {
+            slots: [("cpu".to_owned(), NonZeroUsize::new(slots).unwrap())].into(),
+            ..DeviceOptions::default()
+        });
+        let text = match written {
+            "" => format!("{ENCODER} dynamic_batching {{ }}"),
+            written => format!(
+                "{ENCODER} dynamic_batching {{ }} parameters {{ key: \"threads\" value {{ string_value: \"{written}\" }} }}"
+            ),
+        };
+        let served = served(&text, 1, &fixture("bert"));
+        let backend = open(&served)?;
+        let pool = InstancePool::start(served, &backend, 4, &devices)?;
+        Ok::<usize, LoadError>(pool.seat().unwrap().slots().get())
+    };
+    assert_eq!(threads("", 3).unwrap(), 3, "all of them");
+    assert_eq!(threads("2", 3).unwrap(), 2);
+    assert_eq!(
+        threads("4", 3).unwrap_err().to_string(),
+        "parameter 'threads' of model 'm' asks for 4 threads, but the device 'cpu' has 3 slots; ask for at most 3, or start the server with --device-slots cpu=4"
+    );
 }
 
 #[test]

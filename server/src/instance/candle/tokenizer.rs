@@ -12,7 +12,7 @@ use crate::tensor::{DataType, Shape, Tensor};
 
 use super::super::device::SharedDevice;
 use super::super::{Backend, Execution, InstanceSlot, ModelInstance, ServedVersion};
-use super::{TEXT, check, describe_tokenizer, failed, refused};
+use super::{TEXT, check, describe_tokenizer, failed, parameters, refused};
 
 /// A loaded tokenizer.
 ///
@@ -37,6 +37,7 @@ enum Part {
 /// Reads the tokenizer, once for all instances.
 pub(super) fn open(served: &ServedVersion, card: &ModelCard) -> Result<Arc<dyn Backend>, LoadError> {
     let config = &served.config;
+    parameters::check_tokenizer(config)?;
     check(config, "candle tokenizer", &describe_tokenizer(card))?;
     let parts = [(INPUT_IDS, Part::Ids), (ATTENTION_MASK, Part::Mask), (TOKEN_TYPE_IDS, Part::Types)];
     let part = |name: &str| parts.iter().find(|(known, _)| *known == name).map(|(_, part)| *part);
