@@ -52,6 +52,7 @@ pub(super) fn open(served: &ServedVersion) -> Result<Arc<dyn Backend>, LoadError
     // Checked just above to have no other name.
     let outputs = config.outputs.iter().filter_map(|output| part(&output.name)).collect();
     let tokenizer = Tokenizer::load(&card.directory, card.max_length).map_err(|error| failed(&config.name, &error))?;
+    let tokenizer = tokenizer.padded_to(card.pads_to);
     let text = config.input_index(TEXT).unwrap_or_default();
     let pair = config.input_index(TEXT_PAIR);
     Ok(Arc::new(TokenizerModel { tokenizer: Arc::new(tokenizer), text, pair, outputs }))
