@@ -16,7 +16,7 @@ use tokenizers::{PostProcessor, TruncationDirection, TruncationParams, Truncatio
 
 use crate::error::ModelError;
 use crate::json::{JsonFile, parse, read_file};
-use cut::Boundaries;
+use cut::{Beginning, Boundaries};
 use offsets::Characters;
 
 /// The file that holds the tokenizer.
@@ -121,8 +121,9 @@ impl Tokenizer {
         inner.with_padding(None);
         set_truncation(&mut inner, &path, max_length)?;
         let padding_id = padding_id(&inner, dir, config.as_ref(), &file["padding"])?;
-        let longest_added = inner.get_added_tokens_decoder().values().map(|token| token.content.len()).max();
-        let boundaries = Boundaries::of(&file["normalizer"], &file["pre_tokenizer"], longest_added.unwrap_or(0));
+        let added = inner.get_added_tokens_decoder();
+        let added: Vec<&str> = added.values().map(|token| token.content.as_str()).collect();
+        let boundaries = Boundaries::of(&file["normalizer"], &file["pre_tokenizer"], &file["model"], &added);
         let lowercase = lowercase(dir)?;
         Ok(Tokenizer { inner, boundaries, max_length, padding_id, pads_to: None, lowercase })
     }
@@ -159,13 +160,25 @@ impl Tokenizer {
         let lowered = |text: &str| self.lowercase.then(|| text.to_lowercase());
         let (low, low_pair) = (lowered(text), pair.and_then(lowered));
         let first = low.as_deref().unwrap_or(text);
-        let encoding = match pair {
-            None => self.encode_one(first)?,
-            Some(pair) => self.encode_two(first, low_pair.as_deref().unwrap_or(pair))?,
+        let (first, second) = match pair {
+            None => (self.deciding(first)?, None),
+            Some(pair) => {
+                let second = self.tightly(low_pair.as_deref().unwrap_or(pair))?;
+                (self.tightly(first)?, Some(second))
+            }
         };
-        let offsets = if offsets { self.offsets(&encoding, text, pair.unwrap_or_default()) } else { Vec::new() };
+        let encoding = match (first.encoding, &second) {
+            (Some(encoding), None) => encoding,
+            (None, None) => guarded(|| self.inner.encode(&*first.beginning.text, true))?,
+            (_, Some(second)) => guarded(|| self.inner.encode((&*first.beginning.text, &*second.beginning.text), true))?,
+        };
+        let mut stands = Vec::new();
+        if offsets {
+            let beginnings = [Some(&first.beginning), second.as_ref().map(|second| &second.beginning)];
+            stands = self.offsets(&encoding, [text, pair.unwrap_or_default()], beginnings);
+        }
         let length = encoding.len().max(self.pads_to.unwrap_or(0));
-        Ok(Tokens { encoding, length, offsets })
+        Ok(Tokens { encoding, length, offsets: stands })
     }
 
     /// The width of rows that hold these tokens: that of the longest.
@@ -205,57 +218,66 @@ impl Tokenizer {
         self.padding_id
     }
 
-    /// Tokenizes one text: a beginning of it that is long enough to decide every token that is kept.
-    fn encode_one(&self, text: &str) -> Result<tokenizers::Encoding, String> {
-        let (end, encoding) = self.deciding(text)?;
-        match encoding {
-            Some(encoding) => Ok(encoding),
-            None => guarded(|| self.inner.encode(&text[..end], true)),
-        }
-    }
-
-    /// Tokenizes two texts together. The library takes whole texts: each is first cut to a beginning that decides as many of
-    /// its tokens as could be kept of it.
+    /// A beginning of a text that decides every token that is kept of it, and its tokens where it was tokenized to find out.
     ///
-    /// Where both have more tokens than fit at all and an odd number fits, the one token that cannot be shared goes to the
-    /// text with the longer beginning: which of the two has more tokens is not worth tokenizing megabytes.
-    fn encode_two(&self, text: &str, pair: &str) -> Result<tokenizers::Encoding, String> {
-        let (end, _) = self.deciding(text)?;
-        let (end_of_pair, _) = self.deciding(pair)?;
-        guarded(|| self.inner.encode((&text[..end], &pair[..end_of_pair]), true))
-    }
-
-    /// The end of the beginning of a text that decides every token that is kept of it, and its tokens where it was
-    /// tokenized to find out.
-    fn deciding(&self, text: &str) -> Result<(usize, Option<tokenizers::Encoding>), String> {
+    /// Of a pair, each text is cut to what decides as many tokens as could be kept of it. Where both have more tokens than
+    /// fit at all and an odd number fits, the one that cannot be shared goes to the text with the longer beginning: which of
+    /// the two has more tokens is not worth tokenizing megabytes.
+    fn deciding<'a>(&self, text: &'a str) -> Result<Decided<'a>, String> {
         let mut length = self.max_length.saturating_mul(FIRST_TRY_BYTES_PER_TOKEN).saturating_add(self.boundaries.guard());
         loop {
-            let end = self.boundaries.end_of_word_from(text, length);
-            if end == text.len() {
-                return Ok((end, None));
+            let beginning = self.boundaries.beginning(text, length);
+            if beginning.is_whole {
+                return Ok(Decided { beginning, encoding: None });
             }
-            let encoding = guarded(|| self.inner.encode(&text[..end], true))?;
-            if self.boundaries.decided(&encoding, end) {
-                return Ok((end, Some(encoding)));
+            let encoding = guarded(|| self.inner.encode(&*beginning.text, true))?;
+            if self.boundaries.decided(&encoding, &beginning) {
+                return Ok(Decided { beginning, encoding: Some(encoding) });
             }
-            length = end.saturating_mul(TRY_GROWTH);
+            length = beginning.text.len().saturating_mul(TRY_GROWTH);
         }
+    }
+
+    /// As [`Tokenizer::deciding`] for one of two texts. The library makes every combination of what overflows of the one and
+    /// of the other, so nothing is left of a long text that is not needed.
+    fn tightly<'a>(&self, text: &'a str) -> Result<Decided<'a>, String> {
+        let Decided { beginning, encoding } = self.deciding(text)?;
+        if encoding.is_none() && beginning.text.len() <= self.max_length.saturating_mul(FIRST_TRY_BYTES_PER_TOKEN) {
+            return Ok(Decided { beginning, encoding });
+        }
+        let encoding = match encoding {
+            Some(encoding) => encoding,
+            None => guarded(|| self.inner.encode(&*beginning.text, true))?,
+        };
+        Ok(Decided { beginning: self.boundaries.tightened(beginning, &encoding), encoding: None })
     }
 
     /// Where each token stands in its text, in characters of the text as it was given.
-    fn offsets(&self, encoding: &tokenizers::Encoding, text: &str, pair: &str) -> Vec<[i64; 2]> {
+    fn offsets(
+        &self,
+        encoding: &tokenizers::Encoding,
+        texts: [&str; 2],
+        beginnings: [Option<&Beginning<'_>>; 2],
+    ) -> Vec<[i64; 2]> {
         let of = |text: &str| if self.lowercase { Characters::of_lowered(text) } else { Characters::of(text) };
-        let characters = [of(text), of(pair)];
+        let characters = texts.map(of);
         let special = encoding.get_special_tokens_mask();
         let sequences = encoding.get_sequence_ids();
         let ranges = encoding.get_offsets().iter().zip(special).zip(sequences);
         ranges
-            .map(|((range, special), sequence)| match sequence {
-                Some(sequence) if *special == 0 => characters[sequence.min(1)].range(*range),
-                _ => [0, 0],
+            .map(|((range, special), sequence)| {
+                let sequence = sequence.filter(|_| *special == 0).map(|sequence| sequence.min(1));
+                let place = sequence.and_then(|sequence| Some((sequence, beginnings[sequence]?)));
+                place.map_or([0, 0], |(sequence, beginning)| characters[sequence].range(beginning.range_in_text(*range)))
             })
             .collect()
     }
+}
+
+/// What is enough of a text.
+struct Decided<'a> {
+    beginning: Beginning<'a>,
+    encoding: Option<tokenizers::Encoding>,
 }
 
 /// Builds the library's tokenizer from `tokenizer.json`.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::cut::Boundaries;
 
 fn boundaries(normalizer: Value, pre_tokenizer: Value) -> Boundaries {
-    Boundaries::of(&normalizer, &pre_tokenizer, 6)
+    Boundaries::of(&normalizer, &pre_tokenizer, &Value::Null, &["[MASK]"])
 }
 
 #[test]
@@ -78,4 +78,46 @@ fn unknown_tokenizers_are_given_whole_texts() {
     assert!(!whole(Value::Null, json!({ "type": "Whitespace" })));
     let sequence = json!({ "type": "Sequence", "pretokenizers": [{ "type": "WhitespaceSplit" }, { "type": "Digits" }] });
     assert!(!whole(Value::Null, sequence));
+}
+
+fn bert(added: &[&str]) -> Boundaries {
+    let normalizer = json!({ "type": "BertNormalizer", "handle_chinese_chars": true });
+    let model = json!({ "type": "WordPiece", "max_input_chars_per_word": 6 });
+    Boundaries::of(&normalizer, &json!({ "type": "BertPreTokenizer" }), &model, added)
+}
+
+#[test]
+fn words_that_become_one_unknown_token_lose_their_ends() {
+    let beginning = bert(&["[MASK]"]).beginning("ab abcdefghijkl, cd zzzzzzzzzz", 1000);
+    assert_eq!(beginning.text, "ab abcdefg, cd zzzzzzz");
+    assert!(beginning.is_whole);
+    assert_eq!(beginning.range_in_text((0, 2)), (0, 2));
+    assert_eq!(beginning.range_in_text((3, 10)), (3, 15), "the whole word");
+    assert_eq!(beginning.range_in_text((10, 11)), (15, 16));
+    assert_eq!(beginning.range_in_text((15, 22)), (20, 30));
+    // What normalization may take away, or take for a word of its own, stays.
+    let marked = format!("abc{}def", "\u{301}".repeat(9));
+    assert_eq!(bert(&["[MASK]"]).beginning(&marked, 1000).text, marked);
+    // A word of exactly as many characters as a word may have, or one more.
+    for word in ["abcdef", "abcdefg"] {
+        assert_eq!(bert(&["[MASK]"]).beginning(word, 1000).text, word);
+    }
+    // An added token of letters might stand inside the word, and one that is long across its end.
+    for added in ["mask", "[MASKING]"] {
+        assert_eq!(bert(&[added]).beginning("abcdefghijkl", 1000).text, "abcdefghijkl");
+    }
+    let cut = bert(&["[MASK]"]).beginning("abcdefghijkl mn op", 9);
+    assert_eq!((&*cut.text, cut.is_whole), ("abcdefg mn", false));
+}
+
+#[test]
+fn other_models_cut_words_inside_far_behind_what_is_kept() {
+    let bytes = boundaries(Value::Null, json!({ "type": "ByteLevel" }));
+    let endless = "猫".repeat(1000);
+    let cut = bytes.beginning(&endless, 100);
+    assert_eq!((cut.text.len(), cut.is_whole), (612, false));
+    let spaced = format!("{} {endless}", "a".repeat(300));
+    assert_eq!(bytes.beginning(&spaced, 100).text.len(), 300, "a word that ends is not cut");
+    let unknown = boundaries(Value::Null, Value::Null);
+    assert!(unknown.beginning(&endless, 100).is_whole);
 }

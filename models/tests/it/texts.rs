@@ -1,6 +1,7 @@
 //! The tokenizer: truncation, padding, and that shortening long texts beforehand changes nothing.
 
 use models::Tokenizer;
+use models::tokenizer::Part;
 use proptest::prelude::*;
 
 use crate::fixture::{copy, directory, edit};
@@ -132,5 +133,118 @@ proptest! {
     ) {
         let text = parts.concat();
         Pair::load(KINDS[kind], length).check(&text);
+    }
+}
+
+/// The shortest time that a tokenizer took for a text, of several.
+fn shortest(tokenizer: &Tokenizer, text: &str) -> std::time::Duration {
+    let once = || {
+        let start = std::time::Instant::now();
+        tokenizer.encode_batch(&[text]).unwrap();
+        start.elapsed()
+    };
+    (0..5).map(|_| once()).min().unwrap()
+}
+
+#[test]
+fn a_megabyte_costs_little_more_than_the_length_of_the_model() {
+    const MEGABYTE: usize = 1 << 20;
+    const LENGTH: usize = 512;
+    let endless = |unit: &str| unit.repeat(MEGABYTE / unit.len());
+    let texts = [
+        ("words", endless("the cat sits on the mat, and the dog runs! ")),
+        ("a word", endless("a")),
+        ("a word of many letters", endless("kqzjxwvphg")),
+        ("punctuation", endless(",.!")),
+        ("ideographs", endless("猫犬")),
+        ("Cyrillic", endless("собака")),
+        ("a word and more", format!("{} the cat", endless("z"))),
+    ];
+    for name in KINDS {
+        let tokenizer = Tokenizer::load(&directory(name), LENGTH).unwrap();
+        // The small vocabulary of this fixture has no Cyrillic: a text of it is one unknown token, so it never fills the
+        // length, and is tokenized to its end.
+        for (kind, text) in texts.iter().filter(|(kind, _)| (name, *kind) != ("xlm-roberta", "Cyrillic")) {
+            // Eight bytes a token is what ordinary text is cut to; most of these have more tokens in it than are kept.
+            let mut end = LENGTH * 8;
+            while !text.is_char_boundary(end) {
+                end += 1;
+            }
+            let (limit, whole) = (shortest(&tokenizer, &text[..end]), shortest(&tokenizer, text));
+            println!("{name}, {kind}: {limit:?} for {end} bytes, {whole:?} for a megabyte");
+            // Twice, and a millisecond in which an endless word is looked through for its end.
+            assert!(whole < limit * 3 + std::time::Duration::from_millis(8), "{name}, {kind}: {limit:?}, {whole:?}");
+        }
+    }
+}
+
+#[test]
+fn two_long_texts_cost_no_more_than_their_tokens() {
+    // The library would make every combination of what overflows of both: gigabytes.
+    let text = "猫, the cat! ".repeat(40_000);
+    for name in KINDS {
+        let tokens = Tokenizer::load(&directory(name), 64).unwrap().encode(&text, Some(&text), true).unwrap();
+        assert_eq!(tokens.len(), 64, "{name}");
+    }
+}
+
+#[test]
+fn words_without_end_have_the_tokens_of_the_whole_text() {
+    // Letters without any order, from a fixed sequence.
+    let mut state = 7u64;
+    let mut letters = |alphabet: &str, count: usize| -> String {
+        let alphabet: Vec<char> = alphabet.chars().collect();
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            alphabet[(state >> 33) as usize % alphabet.len()]
+        };
+        (0..count).map(|_| next()).collect()
+    };
+    for pair in Pair::all(&[4, 17, 64]) {
+        for alphabet in ["abcdefghijklmnopqrstuvwxyz", "thecatsi", "aab", "猫犬the", "собака", ",.!?", "é\u{301}ae"] {
+            for count in [300, 3_000] {
+                pair.check(&letters(alphabet, count));
+                pair.check(&format!("{} the cat {}", letters(alphabet, count), letters(alphabet, count)));
+            }
+        }
+    }
+}
+
+#[test]
+fn pairs_and_offsets_are_those_of_the_library() {
+    let long = "the cat sits on the mat, and the dog runs! ".repeat(12);
+    let texts = ["", "the cat", "É猫 naïve  cafe\u{301} 🐈‍⬛ dogs", &"the red cat ".repeat(20), &long, &"z".repeat(700)];
+    for pair in Pair::all(&[12, 16, 40]) {
+        let check = |text: &str, other: Option<&str>| {
+            let input = match other {
+                Some(other) => tokenizers::EncodeInput::Dual(text.into(), other.into()),
+                None => text.into(),
+            };
+            let want = pair.library.encode_char_offsets(input, true).unwrap();
+            // Where both texts are too long by themselves, an odd number of places is shared otherwise.
+            let special = want.get_special_tokens_mask().iter().filter(|special| **special == 1).count();
+            if other.is_some() && (pair.ours.max_length() - special) % 2 == 1 {
+                return;
+            }
+            let got = pair.ours.encode(text, other, true).unwrap();
+            let rows = [&got];
+            let width = Tokenizer::width(&rows);
+            let of = |part| pair.ours.padded(&rows, width, part);
+            let numbers = |values: &[u32]| values.iter().map(|value| i64::from(*value)).collect::<Vec<i64>>();
+            let about = || format!("{}, {}: {:.40?}, {:.40?}", pair.name, pair.ours.max_length(), text, other);
+            assert_eq!(of(Part::Ids), numbers(want.get_ids()), "{}", about());
+            assert_eq!(of(Part::Types), numbers(want.get_type_ids()), "{}", about());
+            let offsets: Vec<i64> = want
+                .get_offsets()
+                .iter()
+                .zip(want.get_special_tokens_mask())
+                .flat_map(|((start, end), special)| if *special == 1 { [0, 0] } else { [*start as i64, *end as i64] })
+                .collect();
+            assert_eq!(of(Part::Offsets), offsets, "{}", about());
+        };
+        for text in texts {
+            check(text, None);
+            texts.iter().for_each(|other| check(text, Some(other)));
+        }
     }
 }
