@@ -33,13 +33,16 @@ const TRY_GROWTH: usize = 4;
 /// The tokenizer of a model directory.
 ///
 /// Texts are truncated to a length given at load, special tokens kept, and padded on the right to the longest of their
-/// batch. Whatever `tokenizer.json` says about truncation and padding is dropped. Nothing runs on other threads.
+/// batch, or to one length if told so. Whatever `tokenizer.json` says about truncation and padding is dropped. Nothing runs on
+/// other threads.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     boundaries: Boundaries,
     max_length: usize,
     padding_id: i64,
+    /// The length that every text is filled up to with padding that counts as tokens.
+    pads_to: Option<usize>,
     lowercase: bool,
 }
 
@@ -47,14 +50,16 @@ pub struct Tokenizer {
 #[derive(Debug, Clone)]
 pub struct Tokens {
     encoding: tokenizers::Encoding,
+    /// How many tokens there are with the padding that counts as such; it is not in `encoding`.
+    length: usize,
     /// Of each token the characters that it stands for, if they were asked for.
     offsets: Vec<[i64; 2]>,
 }
 
 impl Tokens {
-    /// How many tokens there are, special tokens included.
+    /// How many tokens there are, special tokens included, and padding where it is part of the text.
     pub fn len(&self) -> usize {
-        self.encoding.len()
+        self.length
     }
 
     /// Whether there are none.
@@ -68,7 +73,7 @@ impl Tokens {
 pub enum Part {
     /// Token ids.
     Ids,
-    /// 1 for tokens, 0 for padding.
+    /// 1 for tokens, and for padding where it is part of the text; 0 for other padding.
     Mask,
     /// Segment numbers.
     Types,
@@ -82,7 +87,7 @@ pub enum Part {
 pub struct Encoded {
     /// Token ids, `[rows, width]` in row-major order.
     pub ids: Vec<i64>,
-    /// 1 for tokens, 0 for padding, `[rows, width]`.
+    /// 1 for tokens (padding too where it is part of the texts), 0 for padding, `[rows, width]`.
     pub mask: Vec<i64>,
     /// Segment numbers, `[rows, width]`.
     pub type_ids: Vec<i64>,
@@ -119,7 +124,14 @@ impl Tokenizer {
         let longest_added = inner.get_added_tokens_decoder().values().map(|token| token.content.len()).max();
         let boundaries = Boundaries::of(&file["normalizer"], &file["pre_tokenizer"], longest_added.unwrap_or(0));
         let lowercase = lowercase(dir)?;
-        Ok(Tokenizer { inner, boundaries, max_length, padding_id, lowercase })
+        Ok(Tokenizer { inner, boundaries, max_length, padding_id, pads_to: None, lowercase })
+    }
+
+    /// The same tokenizer, filling every text up to `length` tokens with padding that counts as tokens: the mask is 1 there.
+    /// For models that were trained so, whose card says it (`ModelCard::pads_to`). A length below [`Tokenizer::max_length`]
+    /// is taken for that.
+    pub fn padded_to(self, length: Option<usize>) -> Self {
+        Tokenizer { pads_to: length.map(|length| length.max(self.max_length)), ..self }
     }
 
     /// Tokenizes texts. An empty text gives its special tokens; no texts give an empty batch.
@@ -152,7 +164,8 @@ impl Tokenizer {
             Some(pair) => self.encode_two(first, low_pair.as_deref().unwrap_or(pair))?,
         };
         let offsets = if offsets { self.offsets(&encoding, text, pair.unwrap_or_default()) } else { Vec::new() };
-        Ok(Tokens { encoding, offsets })
+        let length = encoding.len().max(self.pads_to.unwrap_or(0));
+        Ok(Tokens { encoding, length, offsets })
     }
 
     /// The width of rows that hold these tokens: that of the longest.

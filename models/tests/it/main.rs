@@ -4,5 +4,7 @@ mod families;
 mod fixture;
 mod golden;
 mod hostile;
+mod images;
 mod refusals;
 mod texts;
+mod towers;

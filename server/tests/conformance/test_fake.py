@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from harness.models import config, write
-from harness.server import Server
+from harness.server import Server, wait_until
 from harness.state import send
 from harness.wire import outputs_of, parameters_of, request
 
@@ -52,26 +52,24 @@ def test_outputs_are_inputs(repository):
         assert not reply.parameters
 
 
-def execution_us(stub, model, rows):
-    """Return the shortest of ten executions: what is longer than its cost curve, this machine has added."""
-    def one():
-        reply = stub.ModelInfer(ask(model, rows, alcedo_timeline=True), timeout=LIMIT_S)
-        told = json.loads(parameters_of(reply)["alcedo_timeline"])
-        return told["executed_us"] - told["inputs_us"]
-    return min(one() for _ in range(10))
+def execution_us(stub, model):
+    """Return the time of an execution of eight rows."""
+    reply = stub.ModelInfer(ask(model, 8, alcedo_timeline=True), timeout=LIMIT_S)
+    told = json.loads(parameters_of(reply)["alcedo_timeline"])
+    return told["executed_us"] - told["inputs_us"]
 
 
 @pytest.mark.parametrize("busy", ["sleep", "spin"])
 def test_the_cost_curve(repository, busy):
-    write_fake(repository, "fixed", {"fixed_us": "5000", "busy": busy})
-    write_fake(repository, "rows", {"per_row_us": "5000", "busy": busy})
-    write_fake(repository, "cost", {"per_cost_us": "5000", "busy": busy})
+    for model, parameter in (("fixed", "fixed_us"), ("rows", "per_row_us"), ("cost", "per_cost_us")):
+        write_fake(repository, model, {parameter: "5000", "busy": busy})
     with Server(repository) as server:
         stub = server.stub()
-        fixed, rows, cost = (execution_us(stub, model, 4) for model in ("fixed", "rows", "cost"))
-        # Never shorter than the curve; longer only by what the machine adds.
-        assert fixed >= 5000 and rows >= 20_000 and cost >= 5000
-        assert rows > 2 * fixed
+        # Never shorter than the curve; longer only by what the machine adds, which may be much each time but not always.
+        # Where a model declares no cost, a row costs one.
+        for model, curve_us in (("fixed", 5000), ("rows", 40_000), ("cost", 40_000)):
+            assert min(execution_us(stub, model) for _ in range(5)) >= curve_us
+        wait_until(lambda: execution_us(stub, "fixed") < 20_000, "a fixed time is the same for eight rows")
 
 
 def test_requests_of_one_batch_share_its_cost(repository):

@@ -67,11 +67,7 @@ pub fn is_hub_directory(directory: &Path) -> bool {
 ///
 /// # Errors
 /// It is one, but its files are broken or its architecture is not known; a parameter is malformed.
-pub fn describe(
-    model: &str,
-    directory: &Path,
-    parameters: &BTreeMap<String, String>,
-) -> Result<Option<Described>, LoadError> {
+pub fn describe(model: &str, directory: &Path, parameters: &BTreeMap<String, String>) -> Result<Option<Described>, LoadError> {
     if !ModelCard::is_model_directory(directory) {
         return Ok(None);
     }
@@ -146,12 +142,7 @@ fn describe_tokenizer(card: &ModelCard) -> AutoModel {
     if card.task == Task::TokenClassification {
         outputs.push(offsets());
     }
-    AutoModel {
-        inputs,
-        outputs,
-        max_batch_rows: MAX_BATCH_ROWS,
-        parameters: vec![("model".to_owned(), "tokenizer".to_owned())],
-    }
+    AutoModel { inputs, outputs, max_batch_rows: MAX_BATCH_ROWS, parameters: vec![("model".to_owned(), "tokenizer".to_owned())] }
 }
 
 /// The second text of each row.
@@ -168,8 +159,7 @@ fn offsets() -> AutoTensor {
 /// requests, whatever their width. Without a mask every column is a token.
 fn token_tensors(card: &ModelCard, as_inputs: bool) -> Vec<AutoTensor> {
     let mask = tensor(ATTENTION_MASK, DataType::Int64, Dim::Variable);
-    let mut tensors =
-        vec![tensor(INPUT_IDS, DataType::Int64, Dim::Variable), AutoTensor { optional: as_inputs, ..mask }];
+    let mut tensors = vec![tensor(INPUT_IDS, DataType::Int64, Dim::Variable), AutoTensor { optional: as_inputs, ..mask }];
     if card.tokens().is_some_and(|tokens| tokens.token_types > 0) {
         tensors.push(AutoTensor { optional: as_inputs, ..tensor(TOKEN_TYPE_IDS, DataType::Int64, Dim::Variable) });
     }

@@ -47,12 +47,12 @@ pub(super) fn open(served: &ServedVersion) -> Result<Arc<dyn Backend>, LoadError
         known.outputs.push(offsets());
     }
     check(config, "candle tokenizer", &known)?;
-    let parts =
-        [(INPUT_IDS, Part::Ids), (ATTENTION_MASK, Part::Mask), (TOKEN_TYPE_IDS, Part::Types), (OFFSETS, Part::Offsets)];
+    let parts = [(INPUT_IDS, Part::Ids), (ATTENTION_MASK, Part::Mask), (TOKEN_TYPE_IDS, Part::Types), (OFFSETS, Part::Offsets)];
     let part = |name: &str| parts.iter().find(|(known, _)| *known == name).map(|(_, part)| *part);
     // Checked just above to have no other name.
     let outputs = config.outputs.iter().filter_map(|output| part(&output.name)).collect();
     let tokenizer = Tokenizer::load(&card.directory, card.max_length).map_err(|error| failed(&config.name, &error))?;
+    let tokenizer = tokenizer.padded_to(card.pads_to);
     let text = config.input_index(TEXT).unwrap_or_default();
     let pair = config.input_index(TEXT_PAIR);
     Ok(Arc::new(TokenizerModel { tokenizer: Arc::new(tokenizer), text, pair, outputs }))
