@@ -7,14 +7,14 @@ use std::sync::Arc;
 use models::plan::batch::{Integers, Texts};
 use models::plan::{Executor, Input};
 use models::weights::Weights;
-use models::{Batch, Choice, CpuExecutor, CpuModel, ModelCard, Output, Precision, Task, Tower, encoder};
+use models::{Batch, Choice, CpuExecutor, CpuModel, ModelCard, Output, Precision, Task, Tokenizer, Tower, encoder};
 use serde::Deserialize;
 
 /// How far single-precision results may be from the recorded double-precision ones, for values of size 1.
 const TOLERANCE: f32 = 1e-5;
 
 /// A directory and what is asked of it where its own architecture does not say.
-const DIRECTORIES: &[(&str, Choice)] = &[
+pub(crate) const DIRECTORIES: &[(&str, Choice)] = &[
     ("bert-masked-lm", task(Task::FillMask)),
     ("bert-reranker", DEFAULT),
     ("bert-tokens", DEFAULT),
@@ -62,17 +62,21 @@ struct Expected {
 struct Text {
     ids: Vec<i64>,
     types: Option<Vec<i64>>,
+    /// What the tokenizer turns into these ids, if there is such a text.
+    text: Option<String>,
+    /// The second part of a pair.
+    pair: Option<String>,
 }
 
 /// A fixture with its recorded results.
-struct Fixture {
-    directory: PathBuf,
+pub(crate) struct Fixture {
+    pub(crate) directory: PathBuf,
     expected: Expected,
     recorded: Weights,
 }
 
 impl Fixture {
-    fn read(name: &str) -> Fixture {
+    pub(crate) fn read(name: &str) -> Fixture {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families").join(name);
         let text = std::fs::read_to_string(directory.join("expected.json")).unwrap();
         let recorded = Weights::open_file(&directory.join("expected.safetensors")).unwrap();
@@ -92,12 +96,12 @@ fn bytes(values: &[i64]) -> Vec<u8> {
 }
 
 /// A text or an image of a fixture, as its bytes.
-enum Item {
+pub(crate) enum Item {
     Text { ids: Vec<u8>, types: Option<Vec<u8>>, width: usize },
     Image(Vec<u8>),
 }
 
-fn items(fixture: &Fixture, input: &Input) -> Vec<Item> {
+pub(crate) fn items(fixture: &Fixture, input: &Input) -> Vec<Item> {
     match input {
         Input::Tokens(_) => fixture
             .expected
@@ -114,7 +118,7 @@ fn items(fixture: &Fixture, input: &Input) -> Vec<Item> {
     }
 }
 
-fn batch<'a>(input: &Input, items: impl IntoIterator<Item = &'a Item>) -> Batch<'a> {
+pub(crate) fn batch<'a>(input: &Input, items: impl IntoIterator<Item = &'a Item>) -> Batch<'a> {
     let mut batch = Batch::new();
     for item in items {
         match (input, item) {
@@ -130,15 +134,15 @@ fn batch<'a>(input: &Input, items: impl IntoIterator<Item = &'a Item>) -> Batch<
     batch
 }
 
-fn executor(directory: &Path, choice: Choice, threads: usize) -> (ModelCard, CpuExecutor) {
+pub(crate) fn executor(directory: &Path, choice: Choice, precision: Precision) -> (ModelCard, CpuExecutor) {
     let card = ModelCard::read_as(directory, choice).unwrap();
     let weights = Weights::open(&card.directory).unwrap();
-    let model = CpuModel::load(encoder::plan(&card, &weights).unwrap(), &weights, Precision::F32).unwrap();
-    (card, CpuExecutor::new(Arc::new(model), "test", NonZeroUsize::new(threads).unwrap()).unwrap())
+    let model = CpuModel::load(encoder::plan(&card, &weights).unwrap(), &weights, precision).unwrap();
+    (card, CpuExecutor::new(Arc::new(model), "test", NonZeroUsize::MIN).unwrap())
 }
 
 /// The part of an output that belongs to item `index`.
-fn part<'o>(card: &ModelCard, batch: &Batch<'_>, output: &'o Output, index: usize) -> &'o [f32] {
+pub(crate) fn part<'o>(card: &ModelCard, batch: &Batch<'_>, output: &'o Output, index: usize) -> &'o [f32] {
     let rows = if card.task.is_per_token() { batch.sequences()[index].tokens.clone() } else { index..index + 1 };
     &output.values[rows.start * output.columns..rows.end * output.columns]
 }
@@ -152,7 +156,7 @@ fn difference(got: &[f32], want: &[f32]) -> f32 {
 
 fn check(name: &str, choice: Choice, recorded: &str) {
     let fixture = Fixture::read(name);
-    let (card, mut executor) = executor(&fixture.directory, choice, 1);
+    let (card, mut executor) = executor(&fixture.directory, choice, Precision::F32);
     let items = items(&fixture, &card.encoder.input);
     let together = batch(&card.encoder.input, &items);
     let results = executor.enqueue(&together).unwrap();
@@ -185,5 +189,26 @@ fn hidden_states_are_those_of_the_original_models() {
     for (name, choice) in DIRECTORIES.iter().filter(|(_, choice)| choice.task != Some(Task::HiddenStates)) {
         let recorded = if choice.tower == Some(Tower::Vision) { "image_hidden" } else { "hidden" };
         check(name, Choice { task: Some(Task::HiddenStates), ..*choice }, recorded);
+    }
+}
+
+#[test]
+fn tokens_are_those_of_the_original_tokenizers() {
+    for (name, choice) in DIRECTORIES {
+        let fixture = Fixture::read(name);
+        let card = ModelCard::read_as(&fixture.directory, *choice).unwrap();
+        let Some(input) = card.tokens() else { continue };
+        let tokenizer = Tokenizer::load(&card.directory, card.max_length).unwrap();
+        let mut compared = 0;
+        for (index, text) in fixture.expected.inputs.iter().enumerate() {
+            // Pairs reach a model as ids.
+            let (Some(alone), None) = (&text.text, &text.pair) else { continue };
+            let encoded = tokenizer.encode_batch(&[alone]).unwrap();
+            assert_eq!(encoded.ids, text.ids, "{name}, input {index}");
+            assert!(input.token_types == 0 || text.types.as_ref().is_none_or(|types| encoded.type_ids == *types), "{name}");
+            compared += 1;
+        }
+        let pairs = fixture.expected.inputs.iter().filter(|text| text.pair.is_some()).count();
+        assert!(compared >= 5 || pairs >= 5, "{name}: {compared} texts compared");
     }
 }
