@@ -1,6 +1,7 @@
 //! How long attention takes, next to the peak of one core: `taskset -c 1 cargo bench -p kernels --bench attention`.
 //!
-//! Prints minima of many repetitions, as other programs may load the machine meanwhile.
+//! Prints minima of many repetitions, as other programs may load the machine meanwhile. An argument after `--`, such as
+//! `none/12x32/100`, selects the lines that begin with it.
 
 use std::hint::black_box;
 use std::num::NonZeroUsize;
@@ -12,7 +13,7 @@ use kernels::team::Team;
 fn main() {
     let peak = peak();
     println!("peak {peak:.1} GFLOP/s of fused multiply-add in f32");
-    println!("bias           heads  tokens    us per call  ns/(q k head)  GFLOP/s  of peak  of a layer's products at 95 %");
+    println!("bias/heads/tokens       spans us per call  ns/(q k head)  GFLOP/s  of peak  of a layer's products at 95 %");
     for (heads, head_size) in [(12, 32), (12, 64)] {
         for tokens in [5, 16, 53, 100, 200, 512] {
             report("none", heads, head_size, tokens, 256usize.div_ceil(tokens), peak, Bias::None);
@@ -31,6 +32,10 @@ fn main() {
 
 /// One line about so many spans of as many tokens, as queries, keys and values of a fused product.
 fn report(name: &str, heads: usize, head_size: usize, tokens: usize, spans: usize, peak: f64, bias: Bias<'_>) {
+    let line = format!("{name}/{heads}x{head_size}/{tokens}");
+    if !std::env::args().skip(1).filter(|word| !word.starts_with("--")).all(|word| format!("{line}/").starts_with(&word)) {
+        return;
+    }
     let width = heads * head_size;
     let input: Vec<f32> = (0..tokens * spans * 3 * width).map(|index| ((index * 7919) % 1000) as f32 / 500.0 - 1.0).collect();
     let [query, key, value] = [0, width, 2 * width].map(|offset| Heads { values: &input, stride: 3 * width, offset });
@@ -46,7 +51,7 @@ fn report(name: &str, heads: usize, head_size: usize, tokens: usize, spans: usiz
     // Products of a BERT layer: queries, keys, values, output, and the intermediate of four times the width.
     let products = 2.0 * 12.0 * (width * width * tokens * spans.len()) as f64 / (0.95 * peak * 1e9);
     println!(
-        "{name:<13} {heads:>3}x{head_size:<3} {tokens:>4}x{:<3} {:>11.2} {:>14.4} {rate:>9.1} {:>7.1}% {:>7.1}%",
+        "{line:<24} x{:<3} {:>11.2} {:>14.4} {rate:>9.1} {:>7.1}% {:>7.1}%",
         spans.len(),
         seconds * 1e6,
         seconds * 1e9 / pairs,

@@ -22,6 +22,7 @@ use kernels::team::Team;
 const TOKENS: usize = 128;
 const HIDDEN: usize = 384;
 const INTERMEDIATE: usize = 1536;
+const LAYERS: f64 = 6.0;
 const WORDS: usize = 30_522;
 const HEADS: (usize, usize) = (12, 32);
 /// How long each operation is repeated.
@@ -39,10 +40,11 @@ fn shortest(mut run: impl FnMut()) -> f64 {
     shortest.as_secs_f64() * 1e9
 }
 
-/// One line: what it costs per token and per number of the result.
-fn report(name: &str, numbers_per_token: usize, run: impl FnMut()) {
+/// One line: what it costs per token, which is returned, and per number of the result.
+fn report(name: &str, numbers_per_token: usize, run: impl FnMut()) -> f64 {
     let token = shortest(run) / TOKENS as f64;
     println!("  {name:<34} {token:>9.1} ns/token {:>8.3} ns/number", token / numbers_per_token as f64);
+    token
 }
 
 /// Numbers that start on a cache line, as those of a plan's arena do.
@@ -67,24 +69,28 @@ fn values(count: usize) -> Values {
     values
 }
 
-fn activations(team: &Team) {
+/// Returns what GELU costs with reading and writing its numbers: more than where a matrix product ends.
+fn activations(team: &Team) -> f64 {
     let input = values(TOKENS * 2 * INTERMEDIATE);
     let mut output = values(TOKENS * INTERMEDIATE);
-    for activation in
-        [Activation::Identity, Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu, Activation::Silu, Activation::Tanh]
-    {
+    let mut measure = |activation| {
         report(&format!("gate of {INTERMEDIATE} with {activation:?}"), INTERMEDIATE, || {
             gate(team, black_box(&input), INTERMEDIATE, activation, black_box(&mut output));
-        });
+        })
+    };
+    for activation in [Activation::Identity, Activation::GeluTanh, Activation::QuickGelu, Activation::Silu, Activation::Tanh] {
+        measure(activation);
     }
+    measure(Activation::Gelu)
 }
 
-fn rows(team: &Team) {
+/// Returns what normalization of a sum costs.
+fn rows(team: &Team) -> f64 {
     let (input, residual) = (values(TOKENS * HIDDEN), values(TOKENS * HIDDEN));
     let mut output = values(TOKENS * HIDDEN);
     let (weight, bias) = (values(HIDDEN), values(HIDDEN));
     let spec = Norm { weight: &weight, bias: Some(&bias), eps: 1e-12 };
-    report("norm with residual", HIDDEN, || norm(team, black_box(&input), Some(&residual), &spec, &mut output));
+    let cost = report("norm with residual", HIDDEN, || norm(team, black_box(&input), Some(&residual), &spec, &mut output));
     report("norm", HIDDEN, || norm(team, black_box(&input), None, &spec, &mut output));
 
     let positions: Vec<u32> = (0..TOKENS as u32).collect();
@@ -94,25 +100,33 @@ fn rows(team: &Team) {
             rotary(team, black_box(&mut output), HIDDEN, HEADS, &positions, &table);
         });
     }
+    cost
 }
 
-fn sequences(team: &Team) {
+/// Returns what pooling by the mean and normalization cost.
+fn sequences(team: &Team) -> f64 {
     let hidden = values(TOKENS * HIDDEN);
     let lengths = [5, 12, 40, 71];
     let starts = [0, 5, 17, 57];
     let sequences: Vec<_> = starts.iter().zip(lengths).map(|(start, length)| *start..start + length).collect();
     let columns: Vec<u32> = lengths.iter().flat_map(|length| 0..*length as u32).collect();
     let mut output = values(sequences.len() * HIDDEN);
-    for mode in [Pooling::Cls, Pooling::Max, Pooling::Mean, Pooling::WeightedMean] {
+    let mut measure = |mode| {
         let spec = PoolSpec { modes: vec![mode], normalize: false };
         report(&format!("pool {mode:?}, 4 texts"), HIDDEN, || {
             pool(team, black_box(&hidden), HIDDEN, &sequences, &columns, &spec, black_box(&mut output));
-        });
+        })
+    };
+    for mode in [Pooling::Cls, Pooling::Max, Pooling::WeightedMean] {
+        measure(mode);
     }
-    report("normalize, 4 texts", HIDDEN, || normalize(team, black_box(&mut output), HIDDEN));
+    let mean = measure(Pooling::Mean);
+    mean + report("normalize, 4 texts", HIDDEN, || normalize(team, black_box(&mut output), HIDDEN))
 }
 
-fn lookups(team: &Team) {
+/// Returns what lookup in tables of f32 costs.
+fn lookups(team: &Team) -> f64 {
+    let mut costs = Vec::new();
     for (dtype, name) in [(TableType::F32, "f32"), (TableType::F16, "f16"), (TableType::Bf16, "bf16")] {
         // Every number is 1, or a small one of two bytes; what it is does not matter.
         let words = [0u8, 0, 0x80, 0x3f].repeat(WORDS * HIDDEN * dtype.size() / 4);
@@ -129,13 +143,15 @@ fn lookups(team: &Team) {
         // Every run has other words, so that their vectors come from memory as in real texts.
         let mut round = 0;
         let mut ids = ids.clone();
-        report(&format!("embed, 3 tables of {name}, memory"), HIDDEN, || {
+        let cost = report(&format!("embed, 3 tables of {name}, memory"), HIDDEN, || {
             round += 1;
             ids.iter_mut().enumerate().for_each(|(token, id)| *id = ((token + TOKENS * round) * 7919 % WORDS) as u32);
             let tables = [Lookup { ids: Ids::Each(&ids), ..tables[0] }, tables[1], tables[2]];
             embed(team, &tables, HIDDEN, black_box(&mut output));
         });
+        costs.push(cost);
     }
+    costs[0]
 }
 
 fn teams() {
@@ -152,10 +168,10 @@ fn main() {
     for isa in Isa::available().filter(|isa| *isa != Isa::Avx512) {
         let team = Team::single(0).with_isa(isa);
         println!("{isa:?}, {TOKENS} tokens:");
-        activations(&team);
-        rows(&team);
-        sequences(&team);
-        lookups(&team);
+        let (gelu, norm, pool, embed) = (activations(&team), rows(&team), sequences(&team), lookups(&team));
+        let layer = gelu + 2.0 * norm;
+        println!("  a layer of MiniLM: {layer:.0} ns/token beside matrix products and attention");
+        println!("  all of MiniLM: {:.0} ns/token beside them", LAYERS * layer + norm + embed + pool);
     }
     teams();
 }

@@ -52,6 +52,8 @@ pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Value, ModelError> {
 /// A parsed file whose top level is an object.
 pub(crate) struct JsonFile {
     path: PathBuf,
+    /// What stands before the names of fields in errors: nothing, or the section's name and a dot.
+    section: String,
     root: Value,
 }
 
@@ -60,7 +62,7 @@ impl JsonFile {
     pub(crate) fn read(path: &Path) -> Result<Option<Self>, ModelError> {
         let Some(bytes) = read_file(path, CONFIG_LIMIT_BYTES)? else { return Ok(None) };
         let root = parse(path, &bytes)?;
-        let file = JsonFile { path: path.to_path_buf(), root };
+        let file = JsonFile { path: path.to_path_buf(), section: String::new(), root };
         if !file.root.is_object() {
             return Err(file.invalid("(the whole file)", &file.root, "an object"));
         }
@@ -70,6 +72,15 @@ impl JsonFile {
     /// The file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The object `name` in this one, if it is there. Errors about its fields name them as `name.field`.
+    pub(crate) fn section(&self, name: &str) -> Result<Option<JsonFile>, ModelError> {
+        let Some((_, value)) = self.value(&[name]) else { return Ok(None) };
+        if !value.is_object() {
+            return Err(self.invalid(name, value, "an object"));
+        }
+        Ok(Some(JsonFile { path: self.path.clone(), section: format!("{}{name}.", self.section), root: value.clone() }))
     }
 
     /// The first of `names` that is present and not null, with its name.
@@ -129,14 +140,15 @@ impl JsonFile {
 
     /// [`ModelError::FieldMissing`] for this file.
     pub(crate) fn missing(&self, field: &str, expected: &str) -> ModelError {
-        ModelError::FieldMissing { path: self.path.clone(), field: field.to_owned(), expected: expected.to_owned() }
+        let field = format!("{}{field}", self.section);
+        ModelError::FieldMissing { path: self.path.clone(), field, expected: expected.to_owned() }
     }
 
     /// [`ModelError::FieldInvalid`] for this file.
     pub(crate) fn invalid(&self, field: &str, got: &Value, expected: &str) -> ModelError {
         ModelError::FieldInvalid {
             path: self.path.clone(),
-            field: field.to_owned(),
+            field: format!("{}{field}", self.section),
             expected: expected.to_owned(),
             got: describe(got),
         }

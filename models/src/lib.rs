@@ -31,5 +31,5 @@ pub use error::ModelError;
 pub use kernels::matmul::Precision;
 pub use plan::cpu::{CpuExecutor, CpuModel};
 pub use plan::{Batch, Executor, Output, Plan};
-pub use tokenizer::{Encoded, Tokenizer};
+pub use tokenizer::{Encoded, Tokenizer, Tokens};
 pub use weights::{DataType, Weights};

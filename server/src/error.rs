@@ -278,6 +278,12 @@ pub enum LoadError {
     UnknownParameter { model: String, kind: &'static str, parameter: String, known: String },
     #[error("model '{model}' does not suit '{kind}', which needs {expected}; its configuration has {got}")]
     Signature { model: String, kind: &'static str, expected: String, got: String },
+    /// An execution is to use more threads than the device has slots.
+    #[error(
+        "parameter 'threads' of model '{model}' asks for {threads} threads, but the device 'cpu' has {available} slots; \
+         ask for at most {available}, or start the server with --device-slots cpu={threads}"
+    )]
+    Threads { model: String, threads: usize, available: usize },
     #[error("instance group of model '{model}' asks for {kind}, but {reason}")]
     Device { model: String, kind: &'static str, reason: String },
     /// A rate limiter's resource of which there will never be enough.

@@ -20,7 +20,6 @@ use super::tile::{MOST_ROWS, STRIDE, Scores, Sight, Values, by_rows};
 use super::vector::Vector;
 use super::{Bias, Heads, Span, Spec};
 use crate::isa::Isa;
-use crate::simd::math::exp2;
 use crate::simd::with_simd;
 use crate::team::{Share, Team};
 
@@ -264,6 +263,16 @@ impl Block<'_> {
         totals: [f32; MOST_ROWS],
     ) -> Option<[[f32; MOST_ROWS]; 2]> {
         let (mut keep, mut gain) = ([1.0; MOST_ROWS], [1.0; MOST_ROWS]);
+        if self.weights == Weights::Plain && ends.first && ends.last && !self.sight.of(rows.end - 1).is_empty() {
+            // What nearly always is the case, without state from one set of packed keys to the next. If the last query sees
+            // something, all do.
+            let mut trusted = true;
+            for (total, gain) in totals.iter().zip(&mut gain).take(rows.len()) {
+                trusted &= TRUSTED.contains(total);
+                *gain = 1.0 / total;
+            }
+            return trusted.then_some([keep, gain]);
+        }
         for (r, row) in rows.clone().enumerate() {
             let index = row - self.item.queries.start;
             // SAFETY: the layout has room for the totals of all queries of the item, and for the scores of the block, which
@@ -337,7 +346,7 @@ unsafe fn shift<S: Vector>(scores: *mut f32, seen: &Range<usize>, before: f32) -
         let mut j = start;
         while j < seen.end {
             let score = S::load(scores.add(j)).sub(S::splat(largest));
-            let weight = score.select_less(S::splat(-126.0), S::splat(0.0), exp2(score));
+            let weight = score.select_less(S::splat(-126.0), S::splat(0.0), score.exp2());
             total = total.add(weight);
             weight.store(scores.add(j));
             j += S::LANES;

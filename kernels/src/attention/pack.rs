@@ -24,14 +24,22 @@ pub(super) unsafe fn left<S: Vector>(rows: Rows, count: usize, factor: f32, to: 
     // SAFETY: as of this function.
     unsafe {
         let factor = S::splat(factor);
-        for r in 0..count {
-            let from = rows.first.add(r * rows.stride);
-            let mut k = 0;
-            while k < rows.size {
-                let x = if k + S::LANES <= rows.size { S::load(from.add(k)) } else { S::load_first(from.add(k), rows.size - k) };
-                x.mul(factor).store(to.add(k / CHUNK * (MOST_ROWS * STRIDE) + r * STRIDE + k % CHUNK));
-                k += S::LANES;
+        let mut start = 0;
+        while start < rows.size {
+            let end = rows.size.min(start + CHUNK);
+            let to = to.add(start / CHUNK * (MOST_ROWS * STRIDE));
+            for r in 0..count {
+                let (from, to) = (rows.first.add(r * rows.stride), to.add(r * STRIDE));
+                let mut k = start;
+                while k + S::LANES <= end {
+                    S::load(from.add(k)).mul(factor).store(to.add(k - start));
+                    k += S::LANES;
+                }
+                if k < end {
+                    S::load_first(from.add(k), end - k).mul(factor).store(to.add(k - start));
+                }
             }
+            start = end;
         }
     }
 }

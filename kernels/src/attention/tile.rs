@@ -7,7 +7,6 @@
 use std::ops::Range;
 
 use super::vector::Vector;
-use crate::simd::math::exp2;
 
 /// Numbers from one row to the next of queries, scores and products in scratch memory. An odd number of cache lines, so
 /// that rows do not share cache sets.
@@ -18,6 +17,10 @@ pub(super) const CHUNK: usize = 512;
 pub(super) const MOST_ROWS: usize = 12;
 /// The most lanes of a vector of any instruction set.
 pub(super) const MOST_LANES: usize = 16;
+
+/// What scores behind the last packed key begin with. The weight is at most 2^-126, which does not change a sum of weights that is
+/// trusted.
+const UNSEEN: f32 = -1e4;
 
 /// Which keys of a span its queries see: an interval for each, whose ends do not decrease from one query to the next.
 #[derive(Clone, Copy)]
@@ -234,19 +237,26 @@ pub(super) unsafe fn scores<S: Vector, const R: usize>(block: &Scores<'_>) {
     unsafe {
         let mut totals = [S::splat(0.0); R];
         let mut key = any.start / width * width;
+        // Behind the last packed key, panels may pass as seen: their scores are so low that they do not count.
+        let low = matches!(block.start, Start::Zero) && all.end == block.packed.len();
+        let all_end = if low { usize::MAX } else { all.end };
         while key < any.end {
             if block.packed.len() - key > S::LANES {
-                let whole = all.start <= key && key + width <= all.end;
+                let whole = all.start <= key && key + width <= all_end;
                 panel::<S, R, 2>(block, key, whole, &mut totals);
             } else {
-                let whole = all.start <= key && key + S::LANES <= all.end;
+                let whole = all.start <= key && key + S::LANES <= all_end;
                 panel::<S, R, 1>(block, key, whole, &mut totals);
             }
             key += width;
         }
         let mut sums = [0.0; MOST_ROWS];
-        for (sum, total) in sums.iter_mut().zip(totals) {
-            *sum = total.sum();
+        let mut r = 0;
+        while r < R {
+            let row = |r: usize| if r < R { totals[r] } else { totals[0] };
+            let four = S::sums([row(r), row(r + 1), row(r + 2), row(r + 3)]);
+            sums[r..r + 4].copy_from_slice(&four);
+            r += 4;
         }
         block.totals.set(sums);
     }
@@ -260,7 +270,15 @@ unsafe fn panel<S: Vector, const R: usize, const C: usize>(block: &Scores<'_>, k
     unsafe {
         let mut sums = [[S::splat(0.0); C]; R];
         match block.start {
-            Start::Zero => {}
+            Start::Zero => {
+                if key + C * S::LANES > block.packed.len() {
+                    let mut low = [S::splat(0.0); C];
+                    for (c, low) in low.iter_mut().enumerate() {
+                        *low = only(*low, key + c * S::LANES, &(0..block.packed.len()), S::splat(UNSEEN));
+                    }
+                    sums = [low; R];
+                }
+            }
             Start::Line { from, step } => begin(&mut sums, from.add(key), step),
             Start::Crossed { line, crossed, crossed_step } => {
                 let mut tile = [0.0f32; MOST_ROWS * 2 * MOST_LANES];
@@ -288,7 +306,7 @@ unsafe fn panel<S: Vector, const R: usize, const C: usize>(block: &Scores<'_>, k
         } else if whole {
             for (r, sums) in sums.iter().enumerate() {
                 for (c, score) in sums.iter().enumerate() {
-                    let weight = exp2(*score);
+                    let weight = score.exp2();
                     totals[r] = totals[r].add(weight);
                     weight.store(to.add(r * STRIDE + c * S::LANES));
                 }
@@ -298,7 +316,7 @@ unsafe fn panel<S: Vector, const R: usize, const C: usize>(block: &Scores<'_>, k
                 let seen = block.sight.of(block.rows.start + r);
                 for (c, score) in sums.iter().enumerate() {
                     let first = block.packed.start + key + c * S::LANES;
-                    let weight = only(exp2(*score), first, &seen, S::splat(0.0));
+                    let weight = only(score.exp2(), first, &seen, S::splat(0.0));
                     totals[r] = totals[r].add(weight);
                     weight.store(to.add(r * STRIDE + c * S::LANES));
                 }

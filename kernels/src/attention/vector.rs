@@ -1,7 +1,7 @@
 //! What attention asks of vectors beyond arithmetic: squares to transpose, and the tiles compiled for them.
 
 use super::tile;
-use crate::simd::{Portable, Simd};
+use crate::simd::{Portable, Simd, math};
 
 /// Vectors that attention is made of.
 ///
@@ -14,6 +14,20 @@ pub(super) trait Vector: Simd {
     /// Writes the square `rows[lane][column..column + columns]`, both at most [`Simd::LANES`], with rows and columns
     /// exchanged: `columns` vectors, `step` numbers apart, whose lanes beyond the rows are 0.
     unsafe fn transpose(rows: &[*const f32], column: usize, columns: usize, to: *mut f32, step: usize);
+
+    /// `2^self` as [`math::exp2`] for -126 to 126; beyond, it may be 0 or infinity.
+    #[inline(always)]
+    unsafe fn exp2(self) -> Self {
+        // SAFETY: the caller has the instructions.
+        unsafe { math::exp2(self) }
+    }
+
+    /// The sum of the lanes of four vectors, all in the same order.
+    #[inline(always)]
+    unsafe fn sums([a, b, c, d]: [Self; 4]) -> [f32; 4] {
+        // SAFETY: the caller has the instructions.
+        unsafe { [a.sum(), b.sum(), c.sum(), d.sum()] }
+    }
 
     /// [`tile::scores`] for these vectors.
     unsafe fn scores<const R: usize>(block: &tile::Scores<'_>);
@@ -65,7 +79,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::{Vector, tile};
-    use crate::simd::{Avx2, Avx512, Simd};
+    use crate::simd::{Avx2, Avx512, Simd, math};
 
     // SAFETY of all blocks below: the caller of a `Vector` function has the instructions, and promises the memory behind pointers.
     #[allow(clippy::undocumented_unsafe_blocks)]
@@ -76,8 +90,14 @@ mod x86 {
         unsafe fn transpose(rows: &[*const f32], column: usize, columns: usize, to: *mut f32, step: usize) {
             unsafe {
                 let mut a = [_mm512_setzero_ps(); 16];
-                for (a, row) in a.iter_mut().zip(rows) {
-                    *a = Avx512::load_first(row.add(column), columns).0;
+                if rows.len() == 16 && columns == 16 {
+                    for (a, row) in a.iter_mut().zip(rows) {
+                        *a = _mm512_loadu_ps(row.add(column));
+                    }
+                } else {
+                    for (a, row) in a.iter_mut().zip(rows) {
+                        *a = Avx512::load_first(row.add(column), columns).0;
+                    }
                 }
                 // Pairs, then fours within quarters of the registers, then the quarters.
                 let mut b = a;
@@ -105,6 +125,32 @@ mod x86 {
                 for (c, b) in b.into_iter().enumerate().take(columns) {
                     _mm512_storeu_ps(to.add(c * step), b);
                 }
+            }
+        }
+        #[inline(always)]
+        unsafe fn exp2(self) -> Self {
+            // These two instructions know all exponents, so no bounds are needed.
+            unsafe {
+                let n = _mm512_roundscale_ps::<0x08>(self.0);
+                let power = math::polynomial(&math::EXP2, Avx512(_mm512_sub_ps(self.0, n)));
+                Avx512(_mm512_scalef_ps(power.0, n))
+            }
+        }
+        #[inline(always)]
+        unsafe fn sums([a, b, c, d]: [Self; 4]) -> [f32; 4] {
+            unsafe {
+                // Neighbors, then pairs of neighbors: every quarter has a sum of each vector. Then the quarters.
+                let first = _mm512_add_ps(_mm512_unpacklo_ps(a.0, b.0), _mm512_unpackhi_ps(a.0, b.0));
+                let second = _mm512_add_ps(_mm512_unpacklo_ps(c.0, d.0), _mm512_unpackhi_ps(c.0, d.0));
+                let [first, second] = [_mm512_castps_pd(first), _mm512_castps_pd(second)];
+                let low = _mm512_castpd_ps(_mm512_unpacklo_pd(first, second));
+                let high = _mm512_castpd_ps(_mm512_unpackhi_pd(first, second));
+                let all = _mm512_add_ps(low, high);
+                let half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps::<1>(all));
+                let sums = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));
+                let mut out = [0.0; 4];
+                _mm_storeu_ps(out.as_mut_ptr(), sums);
+                out
             }
         }
         tiles!(#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]);

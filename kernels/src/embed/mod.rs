@@ -1,6 +1,6 @@
 //! Embedding lookup: rows of tables, added up.
 //!
-//! Owns: [`Table`], [`embed`], its specification (`twin`) and its fast version (`cpu`). May import: the team, the instruction
+//! Owns: [`Lookup`], [`embed`], its specification (`twin`) and its fast version (`cpu`). May import: the team, the instruction
 //! sets, `simd`. Must never import: other operations, anything that knows models.
 //!
 //! # Contract

@@ -17,7 +17,7 @@ const LN2_LOW: f32 = -2.121_944_4e-4;
 /// `exp(r)` on |r| <= ln(2) / 2, relative error 9.2e-8 before rounding.
 const EXP: [f32; 6] = [0.008_290_272, 0.041_898_16, 0.166_676_39, 0.499_991_48, 0.999_999_7, 1.0];
 /// `2^r` on |r| <= 1 / 2, relative error 1.05e-7 before rounding.
-const EXP2: [f32; 6] = [0.001_330_022_7, 0.009_669_758, 0.055_505_604, 0.240_222_81, LN_2, 1.0];
+pub(crate) const EXP2: [f32; 6] = [0.001_330_022_7, 0.009_669_758, 0.055_505_604, 0.240_222_81, LN_2, 1.0];
 /// `(exp(r) - 1) / r` on |r| <= ln(2) / 2, relative error below 1e-8 before rounding.
 const EXP_LESS_1: [f32; 6] = [0.001_381_454, 0.008_368_745, 0.041_668_39, 0.166_665_21, 0.499_999_94, 1.0];
 
@@ -47,7 +47,7 @@ const PHI: [f32; 14] = [
 /// # Safety
 /// The instructions of `S` are available.
 #[inline(always)]
-unsafe fn polynomial<S: Simd, const N: usize>(coefficients: &[f32; N], x: S) -> S {
+pub(crate) unsafe fn polynomial<S: Simd, const N: usize>(coefficients: &[f32; N], x: S) -> S {
     // SAFETY: as of this function.
     unsafe {
         let mut sum = S::splat(coefficients[0]);

@@ -45,6 +45,9 @@ pub struct ModelCard {
     pub output_size: usize,
     /// The length in tokens, special tokens included, that texts are truncated to; 0 for images.
     pub max_length: usize,
+    /// The length in tokens that every text is filled up to, where padding is part of what the model was trained on and is not
+    /// masked; tokenizers must be told ([`Tokenizer::padded_to`](crate::Tokenizer::padded_to)).
+    pub pads_to: Option<usize>,
     /// The element type that the configuration gives for the stored weights, if it gives one.
     pub dtype: Option<DataType>,
     /// The names of the classes in order of their index; empty unless the task is a classification.
@@ -106,12 +109,23 @@ pub enum Tower {
     Vision,
 }
 
+impl Tower {
+    /// The tower's name in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tower::Text => "text",
+            Tower::Vision => "vision",
+        }
+    }
+}
+
 /// What a user asks for where a directory leaves a choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Choice {
     /// What to compute; by default what the directory's architecture says.
     pub task: Option<Task>,
-    /// Which encoder; only for directories with two.
+    /// Which encoder of a directory with two (CLIP, SigLIP); by default that of texts if there is a tokenizer, else that of
+    /// images. Of other directories only the one that they hold can be asked for.
     pub tower: Option<Tower>,
 }
 
@@ -146,6 +160,7 @@ impl ModelCard {
         let classes = matches!(task, Task::Classification | Task::TokenClassification);
         let labels = if classes { labels(&config)? } else { Vec::new() };
         let family = families::read(&config, labels.len(), choice.tower)?;
+        check_tower(&config, choice.tower, &family.encoder.input)?;
         let hidden_size = family.encoder.hidden_size;
         let sentence = sentence::Settings::read(dir, &directory, modules.as_ref(), hidden_size)?;
         let (max_length, vocab_size) = match &family.encoder.input {
@@ -154,9 +169,11 @@ impl ModelCard {
         };
         let encoder = family.encoder.clone();
         let head = head(&config, task, family, sentence)?;
+        let model_type = config.string(&["model_type"])?.unwrap_or_default().to_owned();
         Ok(ModelCard {
             architecture,
-            model_type: config.string(&["model_type"])?.unwrap_or_default().to_owned(),
+            pads_to: (max_length > 0 && families::pads(&model_type)).then_some(max_length),
+            model_type,
             task,
             output_size: head.size(hidden_size, vocab_size),
             head,
@@ -205,6 +222,18 @@ impl ModelCard {
         // Per token and layer, in products: projections 4 h^2 and the feed-forward layer; attention 2 n h.
         let hidden = self.encoder.hidden_size.max(1);
         (2 * hidden + inner / 2).max(1)
+    }
+}
+
+/// Refuses a tower that the directory does not have.
+fn check_tower(config: &JsonFile, asked: Option<Tower>, input: &Input) -> Result<(), ModelError> {
+    let there = match input {
+        Input::Tokens(_) => Tower::Text,
+        Input::Images(_) => Tower::Vision,
+    };
+    match asked {
+        Some(asked) if asked != there => Err(unsupported(config, "tower", asked.name(), there.name())),
+        _ => Ok(()),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Transformer encoders of all families: one body, steered by a description of what differs.
 //!
 //! Owns: [`EncoderSpec`] (`spec`), what each family puts into it (`families`), and how it becomes a plan (`build`,
-//! `positions`, `head`). May import: kernels' enums, plans, this crate's card, JSON reader, weights and errors. Must never
-//! import: tokenizers, anything that runs a plan.
+//! `positions`, `resize`, `head`). May import: kernels' enums, plans, this crate's card, JSON reader, weights and errors. Must
+//! never import: tokenizers, anything that runs a plan.
 //!
 //! Source: Vaswani et al. 2017 (the layer); what each family does differently stands with it in `families`.
 
@@ -10,6 +10,7 @@ mod build;
 pub(crate) mod families;
 mod head;
 mod positions;
+mod resize;
 mod spec;
 
 pub use head::{Head, HeadLayer, HeadName, Pick};

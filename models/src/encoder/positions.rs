@@ -5,6 +5,7 @@ use kernels::matmul::{Epilogue, Packed, Precision, matmul};
 use kernels::norm::Norm;
 use kernels::team::Team;
 
+use super::resize::resized;
 use super::spec::{DisentangledSpec, EncoderSpec, FirstTokens, PatchPositions};
 use crate::error::ModelError;
 use crate::plan::batch::ImageInput;
@@ -23,6 +24,7 @@ pub(super) fn of_patches(
     let (tensor, shape) = (format!("{prefix}{}", positions.tensor), positions.shape.clone());
     let tokens = |first: &FirstTokens| first.shape.iter().product::<usize>() / hidden.max(1);
     let first: Vec<(usize, bool)> = first.iter().map(|first| (tokens(first), first.positioned)).collect();
+    let (resize, grid) = (positions.resize, image.grid());
     let read = move |weights: &Weights| {
         let stored = weights.floats(&tensor, &shape)?;
         let mut rest = &stored[..];
@@ -36,7 +38,10 @@ pub(super) fn of_patches(
                 all.resize(all.len() + tokens * hidden, 0.0);
             }
         }
-        all.extend(rest);
+        match resize {
+            Some(resize) => all.extend(resized(rest, hidden, &resize, grid)),
+            None => all.extend(rest),
+        }
         Ok(all)
     };
     plan.computed_vector(VectorRecipe { len: image.tokens() * hidden, read: Box::new(read) })

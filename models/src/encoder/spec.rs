@@ -117,6 +117,17 @@ pub struct PatchPositions {
     /// Its stored shape; the last dimension is the hidden size. Its rows are those of positioned first tokens, then those of
     /// patches, line by line.
     pub shape: Vec<usize>,
+    /// How the rows of patches are resized to the grid of the image; `None` if they are its grid.
+    pub resize: Option<Resize>,
+}
+
+/// The stored positions of a square grid of patches, and how they are resized to another grid: bicubically.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resize {
+    /// Patches along a side of the stored grid.
+    pub side: usize,
+    /// Whether the kernel grows with the step between the samples, as antialiasing has it.
+    pub antialias: bool,
 }
 
 /// How positions enter an encoder beside its embedding.

@@ -106,6 +106,7 @@ fn word_ends(pre_tokenizer: &Value) -> WordEnds {
         "Whitespace" | "WhitespaceSplit" => WordEnds::WhiteSpace,
         "ByteLevel" if pre_tokenizer.get("use_regex").is_none_or(|value| value == &Value::Bool(true)) => WordEnds::WhiteSpace,
         "Metaspace" if pre_tokenizer.get("split").is_none_or(|value| value == &Value::Bool(true)) => WordEnds::Space,
+        "Split" if is_clip_split(pre_tokenizer) => WordEnds::WhiteSpace,
         "Sequence" => {
             let members = pre_tokenizer.get("pretokenizers").and_then(Value::as_array);
             // Only the first member sees the text as it is, so only its word ends are surely in the text.
@@ -113,6 +114,16 @@ fn word_ends(pre_tokenizer: &Value) -> WordEnds {
         }
         _ => WordEnds::Unknown,
     }
+}
+
+/// Whether a `Split` keeps what CLIP's pattern finds and drops the rest. No word that it finds has white space in it.
+fn is_clip_split(split: &Value) -> bool {
+    const PATTERN: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+    const SPECIAL: &str = r"<\|startoftext\|>|<\|endoftext\|>|";
+    let pattern = split.pointer("/pattern/Regex").and_then(Value::as_str).unwrap_or("");
+    pattern.strip_prefix(SPECIAL).unwrap_or(pattern) == PATTERN
+        && split.get("behavior").and_then(Value::as_str) == Some("Removed")
+        && split.get("invert") == Some(&Value::Bool(true))
 }
 
 /// Whether what the normalizer does to a word depends on that word alone.
@@ -125,7 +136,11 @@ fn keeps_words_apart(normalizer: &Value) -> bool {
             true
         }
         // Runs of spaces are never cut, so what joins them is harmless; other patterns may span words.
-        "Replace" => normalizer.pointer("/pattern/Regex").and_then(Value::as_str) == Some(" {2,}"),
+        "Replace" => {
+            let pattern = normalizer.pointer("/pattern/Regex").and_then(Value::as_str);
+            let joined = normalizer.get("content").and_then(Value::as_str) == Some(" ");
+            pattern == Some(" {2,}") || (pattern == Some(r"\s+") && joined)
+        }
         "Sequence" => {
             let members = normalizer.get("normalizers").and_then(Value::as_array);
             members.is_some_and(|members| members.iter().all(keeps_words_apart))

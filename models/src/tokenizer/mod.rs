@@ -4,6 +4,7 @@
 //! library, this crate's JSON reader and errors. Must never import: encoders, plans, weights.
 
 mod cut;
+mod offsets;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use tokenizers::{PostProcessor, TruncationDirection, TruncationParams, Truncatio
 use crate::error::ModelError;
 use crate::json::{JsonFile, parse, read_file};
 use cut::Boundaries;
+use offsets::Characters;
 
 /// The file that holds the tokenizer.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -31,14 +33,53 @@ const TRY_GROWTH: usize = 4;
 /// The tokenizer of a model directory.
 ///
 /// Texts are truncated to a length given at load, special tokens kept, and padded on the right to the longest of their
-/// batch. Whatever `tokenizer.json` says about truncation and padding is dropped. Nothing runs on other threads.
+/// batch, or to one length if told so. Whatever `tokenizer.json` says about truncation and padding is dropped. Nothing runs on
+/// other threads.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     boundaries: Boundaries,
     max_length: usize,
     padding_id: i64,
+    /// The length that every text is filled up to with padding that counts as tokens.
+    pads_to: Option<usize>,
     lowercase: bool,
+}
+
+/// The tokens of one text, or of a text and the one that stands behind it.
+#[derive(Debug, Clone)]
+pub struct Tokens {
+    encoding: tokenizers::Encoding,
+    /// How many tokens there are with the padding that counts as such; it is not in `encoding`.
+    length: usize,
+    /// Of each token the characters that it stands for, if they were asked for.
+    offsets: Vec<[i64; 2]>,
+}
+
+impl Tokens {
+    /// How many tokens there are, special tokens included, and padding where it is part of the text.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What stands in a row of padded tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Token ids.
+    Ids,
+    /// 1 for tokens, and for padding where it is part of the text; 0 for other padding.
+    Mask,
+    /// Segment numbers.
+    Types,
+    /// Two numbers for each token: the first character (Unicode code point) of its text that it stands for, and the one
+    /// behind the last, as `offsets_mapping` of the transformers library has them. `(0, 0)` for special tokens and padding.
+    Offsets,
 }
 
 /// A batch of token sequences, padded on the right to the longest.
@@ -46,7 +87,7 @@ pub struct Tokenizer {
 pub struct Encoded {
     /// Token ids, `[rows, width]` in row-major order.
     pub ids: Vec<i64>,
-    /// 1 for tokens, 0 for padding, `[rows, width]`.
+    /// 1 for tokens (padding too where it is part of the texts), 0 for padding, `[rows, width]`.
     pub mask: Vec<i64>,
     /// Segment numbers, `[rows, width]`.
     pub type_ids: Vec<i64>,
@@ -83,7 +124,14 @@ impl Tokenizer {
         let longest_added = inner.get_added_tokens_decoder().values().map(|token| token.content.len()).max();
         let boundaries = Boundaries::of(&file["normalizer"], &file["pre_tokenizer"], longest_added.unwrap_or(0));
         let lowercase = lowercase(dir)?;
-        Ok(Tokenizer { inner, boundaries, max_length, padding_id, lowercase })
+        Ok(Tokenizer { inner, boundaries, max_length, padding_id, pads_to: None, lowercase })
+    }
+
+    /// The same tokenizer, filling every text up to `length` tokens with padding that counts as tokens: the mask is 1 there.
+    /// For models that were trained so, whose card says it (`ModelCard::pads_to`). A length below [`Tokenizer::max_length`]
+    /// is taken for that.
+    pub fn padded_to(self, length: Option<usize>) -> Self {
+        Tokenizer { pads_to: length.map(|length| length.max(self.max_length)), ..self }
     }
 
     /// Tokenizes texts. An empty text gives its special tokens; no texts give an empty batch.
@@ -91,24 +139,60 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Tokenize`] names the text that the tokenizer library refused.
     pub fn encode_batch(&self, texts: &[&str]) -> Result<Encoded, ModelError> {
-        let mut encodings = Vec::with_capacity(texts.len());
+        let mut all = Vec::with_capacity(texts.len());
         for (row, text) in texts.iter().enumerate() {
-            encodings.push(self.encode(text).map_err(|reason| ModelError::Tokenize { row, reason })?);
+            all.push(self.encode(text, None, false).map_err(|reason| ModelError::Tokenize { row, reason })?);
         }
-        let width = encodings.iter().map(tokenizers::Encoding::len).max().unwrap_or(0);
-        let (rows, size) = (texts.len(), texts.len() * width);
-        let mut ids = Vec::with_capacity(size);
-        let (mut mask, mut type_ids) = (Vec::with_capacity(size), Vec::with_capacity(size));
-        for encoding in &encodings {
-            let padding = width - encoding.len();
-            ids.extend(encoding.get_ids().iter().map(|id| i64::from(*id)));
-            ids.extend(std::iter::repeat_n(self.padding_id, padding));
-            mask.extend(std::iter::repeat_n(1, encoding.len()));
-            mask.extend(std::iter::repeat_n(0, padding));
-            type_ids.extend(encoding.get_type_ids().iter().map(|id| i64::from(*id)));
-            type_ids.extend(std::iter::repeat_n(0, padding));
+        let rows: Vec<&Tokens> = all.iter().collect();
+        let width = Self::width(&rows);
+        let part = |part: Part| self.padded(&rows, width, part);
+        Ok(Encoded { ids: part(Part::Ids), mask: part(Part::Mask), type_ids: part(Part::Types), rows: texts.len(), width })
+    }
+
+    /// Tokenizes a text, or a text and the `pair` that stands behind it, with special tokens, truncated to the length of the
+    /// tokenizer: of a pair the longer text is cut first, until both are equally long. With `offsets` it also finds out
+    /// where tokens stand, for [`Part::Offsets`].
+    ///
+    /// # Errors
+    /// What the tokenizer library says against it.
+    pub fn encode(&self, text: &str, pair: Option<&str>, offsets: bool) -> Result<Tokens, String> {
+        let lowered = |text: &str| self.lowercase.then(|| text.to_lowercase());
+        let (low, low_pair) = (lowered(text), pair.and_then(lowered));
+        let first = low.as_deref().unwrap_or(text);
+        let encoding = match pair {
+            None => self.encode_one(first)?,
+            Some(pair) => self.encode_two(first, low_pair.as_deref().unwrap_or(pair))?,
+        };
+        let offsets = if offsets { self.offsets(&encoding, text, pair.unwrap_or_default()) } else { Vec::new() };
+        let length = encoding.len().max(self.pads_to.unwrap_or(0));
+        Ok(Tokens { encoding, length, offsets })
+    }
+
+    /// The width of rows that hold these tokens: that of the longest.
+    pub fn width(rows: &[&Tokens]) -> usize {
+        rows.iter().map(|tokens| tokens.len()).max().unwrap_or(0)
+    }
+
+    /// One part of the tokens as `[rows, width]`, and `[rows, width, 2]` of offsets, filled up on the right.
+    ///
+    /// # Panics
+    /// A row is longer than `width`.
+    pub fn padded(&self, rows: &[&Tokens], width: usize, part: Part) -> Vec<i64> {
+        let each = if part == Part::Offsets { 2 } else { 1 };
+        let fill = if part == Part::Ids { self.padding_id } else { 0 };
+        let mut all = Vec::with_capacity(rows.len() * width * each);
+        for (row, tokens) in rows.iter().enumerate() {
+            match part {
+                Part::Ids => all.extend(tokens.encoding.get_ids().iter().map(|id| i64::from(*id))),
+                Part::Mask => all.extend(std::iter::repeat_n(1, tokens.len())),
+                Part::Types => all.extend(tokens.encoding.get_type_ids().iter().map(|id| i64::from(*id))),
+                Part::Offsets => all.extend(tokens.offsets.iter().flatten()),
+            }
+            let end = (row + 1) * width * each;
+            assert!(all.len() <= end, "a row of {} tokens is longer than {width}", tokens.len());
+            all.resize(end, fill);
         }
-        Ok(Encoded { ids, mask, type_ids, rows, width })
+        all
     }
 
     /// The length in tokens that texts are truncated to.
@@ -122,23 +206,55 @@ impl Tokenizer {
     }
 
     /// Tokenizes one text: a beginning of it that is long enough to decide every token that is kept.
-    fn encode(&self, text: &str) -> Result<tokenizers::Encoding, String> {
-        let lowered;
-        let text = if self.lowercase {
-            lowered = text.to_lowercase();
-            lowered.as_str()
-        } else {
-            text
-        };
+    fn encode_one(&self, text: &str) -> Result<tokenizers::Encoding, String> {
+        let (end, encoding) = self.deciding(text)?;
+        match encoding {
+            Some(encoding) => Ok(encoding),
+            None => guarded(|| self.inner.encode(&text[..end], true)),
+        }
+    }
+
+    /// Tokenizes two texts together. The library takes whole texts: each is first cut to a beginning that decides as many of
+    /// its tokens as could be kept of it.
+    ///
+    /// Where both have more tokens than fit at all and an odd number fits, the one token that cannot be shared goes to the
+    /// text with the longer beginning: which of the two has more tokens is not worth tokenizing megabytes.
+    fn encode_two(&self, text: &str, pair: &str) -> Result<tokenizers::Encoding, String> {
+        let (end, _) = self.deciding(text)?;
+        let (end_of_pair, _) = self.deciding(pair)?;
+        guarded(|| self.inner.encode((&text[..end], &pair[..end_of_pair]), true))
+    }
+
+    /// The end of the beginning of a text that decides every token that is kept of it, and its tokens where it was
+    /// tokenized to find out.
+    fn deciding(&self, text: &str) -> Result<(usize, Option<tokenizers::Encoding>), String> {
         let mut length = self.max_length.saturating_mul(FIRST_TRY_BYTES_PER_TOKEN).saturating_add(self.boundaries.guard());
         loop {
             let end = self.boundaries.end_of_word_from(text, length);
+            if end == text.len() {
+                return Ok((end, None));
+            }
             let encoding = guarded(|| self.inner.encode(&text[..end], true))?;
-            if end == text.len() || self.boundaries.decided(&encoding, end) {
-                return Ok(encoding);
+            if self.boundaries.decided(&encoding, end) {
+                return Ok((end, Some(encoding)));
             }
             length = end.saturating_mul(TRY_GROWTH);
         }
+    }
+
+    /// Where each token stands in its text, in characters of the text as it was given.
+    fn offsets(&self, encoding: &tokenizers::Encoding, text: &str, pair: &str) -> Vec<[i64; 2]> {
+        let of = |text: &str| if self.lowercase { Characters::of_lowered(text) } else { Characters::of(text) };
+        let characters = [of(text), of(pair)];
+        let special = encoding.get_special_tokens_mask();
+        let sequences = encoding.get_sequence_ids();
+        let ranges = encoding.get_offsets().iter().zip(special).zip(sequences);
+        ranges
+            .map(|((range, special), sequence)| match sequence {
+                Some(sequence) if *special == 0 => characters[sequence.min(1)].range(*range),
+                _ => [0, 0],
+            })
+            .collect()
     }
 }
 

@@ -46,6 +46,27 @@ fn metaspace_ends_words_at_spaces_only() {
 }
 
 #[test]
+fn clip_ends_words_at_white_space() {
+    let split = |pattern: &str, behavior: &str| {
+        json!({ "type": "Sequence", "pretokenizers": [
+            { "type": "Split", "pattern": { "Regex": pattern }, "behavior": behavior, "invert": true },
+            { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
+        ] })
+    };
+    let normalizer = |content: &str| {
+        json!({ "type": "Sequence", "normalizers": [
+            { "type": "NFC" }, { "type": "Replace", "pattern": { "Regex": r"\s+" }, "content": content }, { "type": "Lowercase" },
+        ] })
+    };
+    let pattern = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+    assert_eq!(boundaries(normalizer(" "), split(pattern, "Removed")).end_of_word_from("a,b \tc d", 1), 3);
+    // What is not known to keep words apart is not cut.
+    assert_eq!(boundaries(normalizer(""), split(pattern, "Removed")).end_of_word_from("a,b c", 1), 5);
+    assert_eq!(boundaries(normalizer(" "), split(pattern, "Isolated")).end_of_word_from("a,b c", 1), 5);
+    assert_eq!(boundaries(normalizer(" "), split(".+", "Removed")).end_of_word_from("a,b c", 1), 5);
+}
+
+#[test]
 fn unknown_tokenizers_are_given_whole_texts() {
     let whole = |normalizer, pre_tokenizer| boundaries(normalizer, pre_tokenizer).end_of_word_from("a b c", 1) == 5;
     assert!(whole(Value::Null, Value::Null));

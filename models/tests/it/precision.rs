@@ -30,8 +30,8 @@ fn bf16_results_are_close_to_those_of_f32() {
     let (mut least, mut most) = (1f64, 0f64);
     for (name, choice) in DIRECTORIES {
         let fixture = Fixture::read(name);
-        let (card, mut exact) = executor(&fixture.directory, *choice, Precision::F32);
-        let (_, mut rounded) = executor(&fixture.directory, *choice, Precision::Bf16);
+        let (card, mut exact) = executor(&fixture.directory, *choice, 1, Precision::F32);
+        let (_, mut rounded) = executor(&fixture.directory, *choice, 1, Precision::Bf16);
         let items = items(&fixture, &card.encoder.input);
         let batch = batch(&card.encoder.input, &items);
         let (want, got) = (exact.enqueue(&batch).unwrap().remove(0), rounded.enqueue(&batch).unwrap().remove(0));

@@ -14,6 +14,7 @@ use super::print;
 use super::serve::{Address, GrpcConfig, Server, ServerConfig, Signals, Watching};
 use crate::clock::{self, Timestamp};
 use crate::grpc::HeaderForwarding;
+use crate::instance::default_tokenizer_threads;
 use crate::repository::RepositoryOptions;
 use crate::tensor::{DataType, Shape, Tensor};
 
@@ -76,6 +77,7 @@ impl DemoArgs {
             metrics: Some(address(self.metrics_port, "--metrics-port")),
             watching: Watching::default(),
             threads: None,
+            tokenizer_threads: default_tokenizer_threads(),
             exit_on_error: true,
             // Nobody balances load over a demo.
             drain_delay: Duration::ZERO,

@@ -198,7 +198,8 @@ impl DynamicBatching {
     ) -> Self {
         let max_rows = specs.max_rows;
         let batcher = Self::parse_batcher(model, specs.parameters, problems);
-        let (cost, max_cost) = BatchCost::parse(model, specs.backend, specs.inputs, specs.parameters, problems);
+        let (cost, max_cost) =
+            BatchCost::parse(model, (specs.backend, batcher == BatcherKind::Default), specs.inputs, specs.parameters, problems);
         if let (BatcherKind::Compat, Some(max_cost)) = (batcher, max_cost) {
             problems.push(ConfigProblem::OutOfRange {
                 model: model.to_owned(),

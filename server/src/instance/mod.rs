@@ -3,6 +3,7 @@
 //! `repository` or `proto`. Only this folder looks inside tensors on their way to a model.
 
 use std::any::Any;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -32,7 +33,7 @@ mod tests;
 
 use device::SharedDevice;
 
-pub use candle::{Described, describe, is_hub_directory};
+pub use candle::{Described, default_tokenizer_threads, describe, is_hub_directory, start_tokenizer_threads};
 pub use execute::Execution;
 pub use pool::{BatchDone, InstancePool, Placement, WaitingBatches};
 pub use stream::{ResponseStream, StreamedResponse};
@@ -48,6 +49,16 @@ pub trait Backend: Send + Sync {
     /// The device that this instance shares with those of other models; `None` where it computes nothing.
     fn device(&self, _slot: &InstanceSlot) -> Option<SharedDevice> {
         None
+    }
+
+    /// Slots of that device that each execution of this instance takes: as many as it keeps threads busy. The device
+    /// has `available` of them. Called before the instance is made, which finds the answer in
+    /// [`InstanceSlot::threads`]; must not block.
+    ///
+    /// # Errors
+    /// The model is to take more than there are.
+    fn turn_slots(&self, _slot: &InstanceSlot, _available: NonZeroUsize) -> Result<NonZeroUsize, LoadError> {
+        Ok(NonZeroUsize::MIN)
     }
 }
 
@@ -67,6 +78,8 @@ pub struct InstanceSlot {
     pub group: InstanceGroup,
     /// Its number among all instances of the model version, from 0.
     pub ordinal: usize,
+    /// Threads that it may keep busy: the slots that its turns take, 1 where it shares no device.
+    pub threads: NonZeroUsize,
 }
 
 /// A model version as its instances know it.

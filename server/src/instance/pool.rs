@@ -1,5 +1,6 @@
 //! The instances of one model version: the handle on them, and the bounded queue of batches they share.
 
+use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -140,7 +141,7 @@ impl InstancePool {
             .iter()
             .flat_map(|group| std::iter::repeat_n(group, group.count))
             .enumerate()
-            .map(|(ordinal, group)| InstanceSlot { group: group.clone(), ordinal })
+            .map(|(ordinal, group)| InstanceSlot { group: group.clone(), ordinal, threads: NonZeroUsize::MIN })
             .collect();
         let seats = devices.seats(&served, backend.as_ref(), &slots)?;
         let shared = Arc::new(Shared {
@@ -160,6 +161,8 @@ impl InstancePool {
         let pool = Self { handle: Arc::new(Handle { shared: Arc::clone(&shared) }) };
         let (ready_sender, ready) = bounded(slots.len());
         for (slot, seat) in slots.into_iter().zip(seats) {
+            let threads = seat.as_ref().map_or(slot.threads, Seat::slots);
+            let slot = InstanceSlot { threads, ..slot };
             thread::spawn(&shared, slot, Arc::clone(backend), seat, ready_sender.clone())?;
         }
         drop(ready_sender);

@@ -57,6 +57,37 @@ fn each_claim_is_granted_and_no_more_at_a_time_than_there_are_slots() {
     });
 }
 
+#[test]
+fn a_wide_turn_comes_among_narrow_ones_and_no_more_slots_are_taken_than_there_are() {
+    try_schedules(|| {
+        super::sync::restart();
+        let gate = DeviceGate::new(resources::ResourcePool::default());
+        let lane = gate.add_lane(NonZeroUsize::new(2).unwrap());
+        let two = NonZeroUsize::new(2).unwrap();
+        let seat = |spec| gate.seat(lane, spec, "d", &[]).unwrap();
+        let narrow = seat(schedule::ShareSpec { instances: two, ..schedule::ShareSpec::new("narrow") });
+        let wide = seat(schedule::ShareSpec { slots: two, ..schedule::ShareSpec::new("wide") });
+        let taken = Arc::new(Mutex::new(0));
+        let models: Vec<_> = [narrow.clone(), narrow, wide]
+            .into_iter()
+            .map(|seat| {
+                let taken = Arc::clone(&taken);
+                thread::spawn(move || {
+                    let permit = seat.acquire();
+                    let permit = (0..2).fold(permit, |permit, turn| {
+                        *taken.lock().unwrap() += seat.slots().get();
+                        assert!(*taken.lock().unwrap() <= 2, "more slots are taken than there are");
+                        *taken.lock().unwrap() -= seat.slots().get();
+                        if turn == 0 { permit.exchange().wait() } else { permit }
+                    });
+                    drop(permit);
+                })
+            })
+            .collect();
+        models.into_iter().for_each(|model| model.join().unwrap());
+    });
+}
+
 /// Where a permit is put for who asked.
 type Told = Arc<(Mutex<Option<DevicePermit>>, Condvar)>;
 

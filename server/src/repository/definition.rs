@@ -96,7 +96,7 @@ impl Reading {
             && written.backend == "candle"
             && let Some(newest) = newest
         {
-            described = describe(source.name, newest)?;
+            described = describe(source.name, newest, &parameters_of(&written))?;
             complete(&mut written, described.as_ref());
         }
         let mut config = ModelConfig::parse(written, source.name)?;
@@ -169,7 +169,7 @@ impl Reading {
             });
         }
         if let Some(newest) = newest.filter(|newest| is_hub_directory(newest))
-            && let Some(described) = describe(source.name, newest)?
+            && let Some(described) = describe(source.name, newest, &BTreeMap::new())?
         {
             let written = zero_config::configuration(source.base(), source.location.part, &described);
             return Ok((written, Some(described)));
@@ -189,6 +189,11 @@ impl Reading {
             hint: ", and its newest version directory is not a Hugging Face model (config.json and a .safetensors file)",
         })
     }
+}
+
+/// The parameters as text.
+fn parameters_of(written: &wire::ModelConfig) -> BTreeMap<String, String> {
+    written.parameters.iter().map(|(key, value)| (key.clone(), value.string_value.clone())).collect()
 }
 
 fn syntax(message: String) -> LoadError {

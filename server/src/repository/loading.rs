@@ -86,6 +86,10 @@ impl Backend for WatchedBackend {
     fn device(&self, slot: &InstanceSlot) -> Option<SharedDevice> {
         self.backend.device(slot)
     }
+
+    fn turn_slots(&self, slot: &InstanceSlot, available: NonZeroUsize) -> Result<NonZeroUsize, LoadError> {
+        self.backend.turn_slots(slot, available)
+    }
 }
 
 /// The way from an ensemble to its models. It does not keep the repository alive. The ensemble and every

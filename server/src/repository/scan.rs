@@ -135,7 +135,8 @@ impl Reading {
             && self.config_file(directory).is_none()
             && self.zero_config_directory(directory, is_hub).is_some_and(|files| {
                 // What is wrong with broken files is said by the load of the whole.
-                describe("", &files).is_ok_and(|described| described.is_some_and(|described| described.tokenizer.is_some()))
+                describe("", &files, &BTreeMap::new())
+                    .is_ok_and(|described| described.is_some_and(|described| described.tokenizer.is_some()))
             })
     }
 

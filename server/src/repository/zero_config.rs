@@ -11,7 +11,10 @@ use crate::instance::Described;
 pub(super) const MODEL_PARAMETER: &str = "model";
 
 /// Outputs that the ensemble passes on where the encoder has them; others can be had from the encoder itself.
-const PUBLIC_OUTPUTS: [&str; 2] = ["EMBEDDING", "LOGITS"];
+const PUBLIC_OUTPUTS: [&str; 3] = ["EMBEDDING", "LOGITS", "LAST_HIDDEN_STATE"];
+
+/// Outputs of the tokenizer that the ensemble passes on: they say what the encoder's answers are about.
+const PUBLIC_TOKENIZER_OUTPUTS: [&str; 1] = ["OFFSETS"];
 
 /// Which of the models that a directory stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,12 +88,15 @@ fn ensemble(base: &str, tokenizer: &AutoModel, encoder: &AutoModel) -> wire::Mod
     // Of the tokens, exactly those that the encoder reads; the names agree by the backend's contract.
     let produced: BTreeSet<&String> = first.output.iter().map(|output| &output.name).collect();
     let read: Vec<&String> = second.input.iter().map(|input| &input.name).filter(|name| produced.contains(name)).collect();
+    let told = first.output.iter().filter(|output| PUBLIC_TOKENIZER_OUTPUTS.contains(&output.name.as_str()));
+    let told: Vec<wire::ModelOutput> = told.cloned().collect();
+    let given = read.iter().copied().chain(told.iter().map(|output| &output.name)).collect();
     let step = vec![
         Step {
             model_name: first.name.clone(),
             model_version: -1,
             input_map: same(first.input.iter().map(|input| &input.name).collect()),
-            output_map: same(read.clone()),
+            output_map: same(given),
             ..Default::default()
         },
         Step {
@@ -101,6 +107,7 @@ fn ensemble(base: &str, tokenizer: &AutoModel, encoder: &AutoModel) -> wire::Mod
             ..Default::default()
         },
     ];
+    output.extend(told);
     wire::ModelConfig {
         name: base.to_owned(),
         platform: "ensemble".to_owned(),

@@ -11,7 +11,8 @@ import tritonclient.grpc.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from harness.server import wait_until
-from harness.wire import DEADLINE_EXCEEDED, pb, refused, request
+from harness.state import hold, nap, send, wait_idle
+from harness.wire import DEADLINE_EXCEEDED, outputs_of, pb, refused
 
 LIMIT_S = 60
 
@@ -52,7 +53,8 @@ def test_async_error(client):
 def test_async_cancel(client, stub):
     results = queue.Queue()
     tensor = triton.InferInput("INPUT0", [1], "FP32")
-    tensor.set_data_from_numpy(np.array([1.0], np.float32))
+    # Far longer than the test may take: the cancel always comes first.
+    tensor.set_data_from_numpy(np.array([3000.0], np.float32))
     call = client.async_infer("sleep", [tensor], lambda result, error: results.put((result, error)),
                               client_timeout=LIMIT_S)
     call.cancel()
@@ -92,35 +94,41 @@ def test_aio_stream(zoo):
 
 
 def counts(stub, model):
-    """Return (inference count, successes, failures) of a model."""
+    """Return [inference count, execution count, successes, failures] of a model."""
     (statistics,) = stub.ModelStatistics(pb.ModelStatisticsRequest(name=model), timeout=LIMIT_S).model_stats
     inference = statistics.inference_stats
-    return statistics.inference_count, inference.success.count, inference.fail.count
+    return np.array([statistics.inference_count, statistics.execution_count, inference.success.count,
+                     inference.fail.count])
 
 
 def test_a_request_whose_client_left_is_not_executed(zoo):
     stub = zoo.stub()
+    wait_idle(zoo, "sleep")
     before = counts(stub, "sleep")
     # The first request holds the only instance; the second leaves the queue when its client's deadline ends.
-    first = stub.ModelInfer.future(request("sleep", [("INPUT0", "FP32", [1], [1.0])]), timeout=LIMIT_S)
+    first = hold(zoo, nap("sleep"))
     with refused(DEADLINE_EXCEEDED):
-        stub.ModelInfer(request("sleep", [("INPUT0", "FP32", [1], [20.0])]), timeout=0.2)
-    third = stub.ModelInfer(request("sleep", [("INPUT0", "FP32", [1], [0.0])]), timeout=10)
-    assert first.result().raw_output_contents and third.raw_output_contents
-    after = wait_until(lambda: (got := counts(stub, "sleep"))[2] > before[2] and got, "the cancel is counted")
-    assert (after[0] - before[0], after[1] - before[1], after[2] - before[2]) == (2, 2, 1)
+        stub.ModelInfer(nap("sleep"), timeout=0.2)
+    assert not first.done()
+    wait_until(lambda: counts(stub, "sleep")[3] > before[3], "the cancel is counted")
+    first.cancel()
+    # Were the second to be executed, the third would wait far longer than its client does.
+    third = stub.ModelInfer(nap("sleep", 0.0), timeout=LIMIT_S)
+    assert third.raw_output_contents
+    # What ends with its client is no inference and no execution.
+    assert (counts(stub, "sleep") - before).tolist() == [1, 1, 1, 2]
 
 
 def test_every_deadline_ends_as_a_deadline(zoo):
     # The server sees the client's deadline too and may be the first to notice its end: the code must be the same.
     stub = zoo.stub()
-    busy = stub.ModelInfer.future(request("sleep", [("INPUT0", "FP32", [1], [1.5])]), timeout=LIMIT_S)
-    calls = [stub.ModelInfer.future(request("sleep", [("INPUT0", "FP32", [1], [0.0])]), timeout=0.1 + 0.01 * number)
-             for number in range(50)]
-    # A call that overtakes the busy one on its way in is answered.
-    failures = [call.exception() for call in calls]
-    assert {failure.code() for failure in failures if failure is not None} == {DEADLINE_EXCEEDED}
-    busy.result()
+    busy = hold(zoo, nap("sleep"))
+    calls = [call for number in range(50) for call in send(stub, nap("sleep", 0.0), timeout=0.1 + 0.01 * number)]
+    assert {call.code() for call in calls} == {DEADLINE_EXCEEDED}
+    assert not busy.done()
+    busy.cancel()
+    reply = stub.ModelInfer(nap("sleep", 0.0), timeout=LIMIT_S)
+    assert outputs_of(reply)["OUTPUT0"][2].tolist() == [0.0]
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
@@ -134,7 +142,7 @@ def test_closed_connection_leaves_the_server_alone(zoo, stub):
     channel = zoo.channel()
     from tritonclient.grpc import service_pb2_grpc
     doomed = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-    calls = [doomed.ModelInfer.future(request("sleep", [("INPUT0", "FP32", [1], [0.1])])) for _ in range(5)]
+    calls = [doomed.ModelInfer.future(nap("sleep")) for _ in range(5)]
     channel.close()
     assert all(isinstance(call.exception(), grpc.RpcError) or call.cancelled() for call in calls)
-    stub.ModelInfer(request("sleep", [("INPUT0", "FP32", [1], [0.0])]), timeout=LIMIT_S)
+    stub.ModelInfer(nap("sleep", 0.0), timeout=LIMIT_S)

@@ -8,7 +8,7 @@ import pytest
 from tritonclient.grpc import model_config_pb2
 
 from harness.models import config, write, write_identity, write_sleep
-from harness.server import LIMIT_S, ROOT, Server, binary, free_ports, wait_until
+from harness.server import LIMIT_S, ROOT, Server, binary, closed_port, wait_until
 from harness.wire import pb, request
 
 BUILTIN = ROOT / "examples" / "builtin"
@@ -95,14 +95,14 @@ def test_infer_of_a_decoupled_model(builtin):
 
 
 def test_infer_failures(builtin):
-    (port,) = free_ports(1)
-    for arguments, pattern in [
-            (["--url", f"127.0.0.1:{port}", "identity_bytes", "x"], "unable to connect"),
-            (["--url", builtin.url, "nobody", "x"], "'nobody' is not found"),
-            (["--url", builtin.url, "identity_fp32", "-i", "INPUT9=[1]"], "INPUT9"),
-            (["--url", builtin.url, "identity_fp32", "-i", "INPUT0=@/no/such/file.npy"], "/no/such/file.npy")]:
-        done = alcedo("infer", *arguments)
-        assert done.returncode in (1, 2) and pattern in done.stderr, done.stderr
+    with closed_port() as port:
+        for arguments, pattern in [
+                (["--url", f"127.0.0.1:{port}", "identity_bytes", "x"], "unable to connect"),
+                (["--url", builtin.url, "nobody", "x"], "'nobody' is not found"),
+                (["--url", builtin.url, "identity_fp32", "-i", "INPUT9=[1]"], "INPUT9"),
+                (["--url", builtin.url, "identity_fp32", "-i", "INPUT0=@/no/such/file.npy"], "/no/such/file.npy")]:
+            done = alcedo("infer", *arguments)
+            assert done.returncode in (1, 2) and pattern in done.stderr, done.stderr
 
 
 def test_models(builtin):
@@ -196,6 +196,8 @@ def test_log_has_a_line_for_each_load_and_none_for_a_request(repository):
     with Server(repository) as server:
         stub = server.stub()
         assert any("first" in line for line in server.log().splitlines())
+        # The last line of the start is written a moment after the server has become ready.
+        wait_until(lambda: " ready seconds=" in server.log(), "the log says that the server is ready")
         before = server.log()
         for _ in range(20):
             stub.ModelInfer(request("first", [("INPUT0", "FP32", [1], [1.0])]), timeout=LIMIT_S)

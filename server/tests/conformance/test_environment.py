@@ -1,12 +1,12 @@
 """Variables of the environment that Triton's own tests use."""
 
 import time
-import urllib.request
 
 import pytest
 
 from harness.models import write_identity
-from harness.server import Server, wait_until
+from harness.server import Server
+from harness.state import wait_pending
 from harness.wire import outputs_of, request
 
 LIMIT_S = 60
@@ -30,9 +30,7 @@ def test_a_held_batcher_is_released_when_the_server_stops(tmp_path):
         stub = server.stub()
         calls = [stub.ModelInfer.future(request("identity", [("INPUT0", "FP32", [1, 1], [index])], id=str(index)), timeout=LIMIT_S)
                  for index in range(3)]
-        pending = 'nv_inference_pending_request_count{model="identity",version="1"} 3'
-        metrics = f"http://127.0.0.1:{server.metrics_port}/metrics"
-        wait_until(lambda: pending in urllib.request.urlopen(metrics, timeout=5).read().decode(), "three requests to wait")
+        wait_pending(server, "identity", 3)
         server.terminate()
         for index, call in enumerate(calls):
             assert outputs_of(call.result())["OUTPUT0"][2].tolist() == [float(index)]
@@ -50,11 +48,12 @@ def test_a_hold_that_is_no_number_is_named_in_the_log(tmp_path, text):
 def test_replies_other_than_inference_are_late(tmp_path):
     write_identity(tmp_path, "identity")
     with Server(tmp_path, env={"TRITONSERVER_SERVER_DELAY_GRPC_RESPONSE_SEC": "2"}) as server:
-        begun = time.monotonic()
-        assert server.client().is_server_live()
-        late = time.monotonic() - begun
-        begun = time.monotonic()
-        server.stub().ModelInfer(request("identity", [("INPUT0", "FP32", [1], [1])]), timeout=LIMIT_S)
-        inference = time.monotonic() - begun
-        # A ratio within one run: how fast the machine is does not matter.
-        assert late >= 2 > inference
+        def seconds(call):
+            begun = time.monotonic()
+            call()
+            return time.monotonic() - begun
+
+        late = seconds(lambda: server.client().is_server_live())
+        infer = lambda: server.stub().ModelInfer(request("identity", [("INPUT0", "FP32", [1], [1])]), timeout=LIMIT_S)
+        # The best of some: a machine that stands still for a while delays no reply by design.
+        assert late >= 2 > min(seconds(infer) for _ in range(5))

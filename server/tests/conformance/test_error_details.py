@@ -10,9 +10,9 @@ import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2 as pb
 
 from harness.details import details_of
-from harness.metrics import scrape, value_of
-from harness.models import config, ensemble, write, write_sleep
-from harness.server import ROOT, Server, wait_until
+from harness.models import SlowLoad, config, ensemble, write, write_sleep
+from harness.server import ROOT, Server
+from harness.state import hold, nap, queue
 from harness.wire import UNAVAILABLE, parameters_of, request
 
 LIMIT_S = 60
@@ -120,24 +120,14 @@ def busy(repository):
         yield server
 
 
-def fill(server, model, shape=(1,), seconds=3.0):
-    """Keep a model busy, with one more request waiting; return the calls."""
-    stub = server.stub()
-    calls = []
-    for waiting in range(2):
-        calls.append(stub.ModelInfer.future(request(model, [("INPUT0", "FP32", shape, [seconds])]), timeout=LIMIT_S))
-
-        def settled(count=waiting):
-            samples = scrape(server)
-            return (value_of(samples, "nv_inference_pending_request_count", model=model, version=1) == count
-                    and (value_of(samples, "alcedo_instance_busy_seconds_total", model=model, version=1) or 0) > 0)
-
-        wait_until(settled, f"{waiting} wait behind one that runs")
-    return calls
+def fill(server, model, shape=(1,)):
+    """Keep a model busy until the first call is canceled, with one more request waiting; return the calls."""
+    held = hold(server, nap(model, shape=shape))
+    return held, queue(server, server.stub(), nap(model, 0.0, shape), 1)
 
 
 def test_a_full_queue_says_when_to_come_back(busy):
-    calls = fill(busy, "nap")
+    held, waiting = fill(busy, "nap")
     with pytest.raises(grpc.RpcError) as error:
         busy.stub().ModelInfer(request("nap", [("INPUT0", "FP32", [1], [0.0])], id="me"), timeout=LIMIT_S)
     assert (error.value.code(), error.value.details()) == (UNAVAILABLE, "[request id: me] Exceeds maximum queue size")
@@ -153,26 +143,26 @@ def test_a_full_queue_says_when_to_come_back(busy):
     parameters = parameters_of(replies[0].infer_response)
     assert parameters["alcedo_status_code"] == "UNAVAILABLE" and parameters["alcedo_reason"] == "QUEUE_FULL"
     assert parameters["alcedo_retry_after_ms"] >= 1
-    for call in calls:
-        call.result()
+    assert not held.done()
+    held.cancel()
+    waiting.result()
 
 
 def test_a_request_that_expired_says_so(busy):
-    calls = fill(busy, "patient", (1, 1))
+    held, waiting = fill(busy, "patient", (1, 1))
     with pytest.raises(grpc.RpcError) as error:
         busy.stub().ModelInfer(
             request("patient", [("INPUT0", "FP32", [1, 1], [0.0])], parameters={"timeout": 50_000}), timeout=LIMIT_S)
     assert (error.value.code(), error.value.details()) == (UNAVAILABLE, "Request timeout expired")
     info, wait = details_of(error.value)
     assert info.reason in ("REQUEST_EXPIRED", "DEADLINE_UNREACHABLE") and wait is not None
-    for call in calls:
-        call.result()
+    assert not held.done()
+    held.cancel()
+    waiting.result()
 
 
 def test_who_calls_before_models_are_loaded_is_told_to_wait(repository):
-    write(repository, "slow", config(
-        "slow", "identity", [("INPUT0", "FP32", [1])], [("OUTPUT0", "FP32", [1])],
-        parameters={"creation_delay_sec": "3"}))
+    slow = SlowLoad(repository, "slow")
     with Server(repository, mode="none", ready=False) as server:
         server.wait_serving()
         with pytest.raises(grpc.RpcError) as error:
@@ -180,6 +170,9 @@ def test_who_calls_before_models_are_loaded_is_told_to_wait(repository):
         assert error.value.code() == UNAVAILABLE
         info, wait = details_of(error.value)
         assert info.reason in ("SERVER_NOT_READY", "VERSION_NOT_READY") and wait >= 1
+        slow.end()
+        server.wait_ready()
+        server.stub().ModelInfer(request("slow", [("INPUT0", "FP32", [1], [0.0])]), timeout=LIMIT_S)
 
 
 def test_the_unmodified_client_sees_code_and_text(zoo):

@@ -1,13 +1,12 @@
 """The error catalogue: for each situation the gRPC code and the text that clients match on."""
 
-import queue
-
 import grpc
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
 from harness.models import config, write
-from harness.server import Server
+from harness.server import Server, wait_until
+from harness.state import hold, nap, pending, send
 from harness.wire import (
     INTERNAL, INVALID, NOT_FOUND, UNAVAILABLE, UNIMPLEMENTED, refused, request)
 
@@ -302,8 +301,12 @@ def test_full_queue(repository):
         extra="dynamic_batching { default_queue_policy { max_queue_size: 2 } }"))
     with Server(repository) as server:
         stub = server.stub()
-        flood = [stub.ModelInfer.future(one("small_queue", "FP32", [1, 1], [0.05], id=f"r{number}"), timeout=LIMIT_S)
-                 for number in range(40)]
+        held = hold(server, nap("small_queue", shape=(1, 1)))
+        flood = send(stub, *[nap("small_queue", 0.05, (1, 1), id=f"r{number}") for number in range(40)])
+        # Two may wait in the queue, and one in the batch that is made ready behind the one that runs.
+        wait_until(lambda: sum(call.done() for call in flood) >= 37, "what does not fit is refused")
+        assert not held.done()
+        held.cancel()
         refusals = [future.exception() for future in flood if future.exception() is not None]
         assert refusals, "forty requests at once fit into a queue of two"
         assert len(refusals) < 40, "no request was answered"
@@ -313,35 +316,36 @@ def test_full_queue(repository):
         stub.ModelInfer(one("small_queue", "FP32", [1, 1], [0.0]), timeout=LIMIT_S)
 
 
-# situation: (scheduling, request parameters, refusals that must come while the instance is busy). With a batcher one
-# request may wait in the batch that is prepared while another runs: it is refused when that one is done.
+# situation: (scheduling, request parameters). A request of priority 1 waits as long as it must.
 TIMEOUTS = {
-    "of the queue policy": ("dynamic_batching { default_queue_policy { default_timeout_microseconds: 100000 } }", {}, 4),
-    "of the request": ("", {"timeout": 100_000}, 0),
-    "of the request, with a batcher": ("dynamic_batching { }", {"timeout": 100_000}, 4),
+    "of the queue policy": ("dynamic_batching { priority_levels: 2 default_priority_level: 2 priority_queue_policy { "
+                            "key: 1 value: { } } default_queue_policy { default_timeout_microseconds: 100000 } }", {}),
+    "of the request": ("", {"timeout": 100_000}),
+    "of the request, with a batcher": ("dynamic_batching { }", {"timeout": 100_000}),
 }
 
 
 @pytest.mark.parametrize("case", TIMEOUTS)
 def test_queue_timeout(repository, case):
-    extra, parameters, in_time = TIMEOUTS[case]
+    extra, parameters = TIMEOUTS[case]
     write(repository, "patient", config(
         "patient", "sleep", [("INPUT0", "FP32", [1])], [("OUTPUT0", "FP32", [1])], 1, extra=extra))
     with Server(repository) as server:
         stub = server.stub()
-        # Whichever runs first holds the instance for longer than the others may wait.
-        ended = queue.Queue()
-        for _ in range(6):
-            message = one("patient", "FP32", [1, 1], [1.0], parameters=parameters)
-            stub.ModelInfer.future(message, timeout=LIMIT_S).add_done_callback(ended.put)
-        calls = [ended.get(timeout=LIMIT_S) for _ in range(6)]
-        answered = [place for place, call in enumerate(calls) if call.exception() is None]
-        assert len(answered) == 1
-        assert answered[0] >= in_time, "the timeouts were noticed only when the instance was free"
-        for place, call in enumerate(calls):
-            if place != answered[0]:
-                with refused(UNAVAILABLE, r"^Request timeout expired$"):
-                    raise call.exception()
+        held = hold(server, nap("patient", shape=(1, 1), parameters={"priority": 1}))
+        calls = send(stub, *[nap("patient", 0.0, (1, 1), parameters=parameters) for _ in range(5)])
+        wait_until(lambda: sum(call.done() for call in calls) + pending(server, "patient") == 5, "all have come")
+        # With a batcher one of them may wait in the batch that is prepared: it is refused when the instance is free.
+        wait_until(lambda: sum(call.done() for call in calls) >= 4, "their time ends while the instance is busy")
+        # It came after all of them, so when its time is over theirs is.
+        with refused(UNAVAILABLE, r"^Request timeout expired$"):
+            stub.ModelInfer(nap("patient", 0.0, (1, 1), parameters=parameters), timeout=LIMIT_S)
+        assert not held.done(), "the timeouts were noticed only when the instance was free"
+        held.cancel()
+        for call in calls:
+            with refused(UNAVAILABLE, r"^Request timeout expired$"):
+                call.result()
+        stub.ModelInfer(nap("patient", 0.0, (1, 1), parameters={"priority": 1}), timeout=LIMIT_S)
 
 
 def test_message_that_is_no_protobuf(zoo):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -9,8 +10,10 @@ import threading
 import httpx
 import pytest
 
+from harness.metrics import scrape
 from harness.models import config, write
-from harness.server import LIMIT_S, ROOT, Server, free_ports, wait_until
+from harness.server import LIMIT_S, ROOT, Server, closed_port, wait_until
+from harness.state import busy_seconds
 
 EXAMPLES = ROOT / "examples"
 
@@ -57,12 +60,14 @@ class Service:
     """The orchestration example under uvicorn, as a process of its own."""
 
     def __init__(self, url, **environment):
-        (port,) = free_ports(1)
-        self.url = f"http://127.0.0.1:{port}"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", "--app-dir", str(EXAMPLES / "orchestration"), "service:app",
-             "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"],
-            stdin=subprocess.DEVNULL, env={**os.environ, "ALCEDO_URL": url, **environment})
+        # The service listens on this very socket, so nobody can take its port before it starts.
+        with socket.create_server(("127.0.0.1", 0)) as bound:
+            self.url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "uvicorn", "--app-dir", str(EXAMPLES / "orchestration"), "service:app",
+                 "--fd", str(bound.fileno()), "--log-level", "warning"],
+                stdin=subprocess.DEVNULL, pass_fds=[bound.fileno()],
+                env={**os.environ, "ALCEDO_URL": url, **environment})
         try:
             wait_until(lambda: self.status("/health/live") == 200, "the service answers")
         except BaseException:
@@ -100,7 +105,8 @@ def service(minilm):
 
 
 def test_service_is_ready(service):
-    assert service.get("/health/ready").json() == {"ready": True}
+    # The service gives the model server one second to say so, which may be too little on a busy machine.
+    wait_until(lambda: service.get("/health/ready").json() == {"ready": True}, "the service is ready")
 
 
 def test_service_searches_by_meaning(service):
@@ -122,8 +128,7 @@ def test_service_refuses_bad_bodies(service, body):
 
 
 def test_service_without_a_model_server():
-    (port,) = free_ports(1)
-    with Service(f"127.0.0.1:{port}", SEARCH_DEADLINE_SECS="1") as service:
+    with closed_port() as port, Service(f"127.0.0.1:{port}", SEARCH_DEADLINE_SECS="1") as service:
         assert service.status("/health/live") == 200
         assert service.status("/health/ready") == 503
         assert service.status("/search", text="anything") in (503, 504)
@@ -144,25 +149,30 @@ def slow_encoder(repository, delay_ms):
 
 
 def test_service_keeps_its_deadline(repository):
-    slow_encoder(repository, 5000)
+    slow_encoder(repository, 3_000_000)
     with Server(repository) as server, Service(server.url, ALCEDO_MODEL="slow", SEARCH_DEADLINE_SECS="0.3") as service:
         reply = service.get("/search", text="anything")
         assert reply.status_code in (503, 504), reply.text
 
 
 def test_service_refuses_more_than_it_can_hold(repository):
-    slow_encoder(repository, 1000)
+    # The first request is under way for far longer than the test takes.
+    slow_encoder(repository, 3_000_000)
     with Server(repository) as server, Service(
-            server.url, ALCEDO_MODEL="slow", SEARCH_DEADLINE_SECS="20", SEARCH_CONCURRENCY="1") as service:
+            server.url, ALCEDO_MODEL="slow", SEARCH_DEADLINE_SECS="3000", SEARCH_CONCURRENCY="1") as service:
         statuses = []
 
         def post():
             reply = httpx.post(service.url + "/embed", json={"texts": ["x"]}, timeout=LIMIT_S)
             statuses.append(reply.status_code)
 
-        threads = [threading.Thread(target=post) for _ in range(5)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(LIMIT_S)
-        assert len(statuses) == 5 and 429 in statuses and any(status != 429 for status in statuses), statuses
+        first = threading.Thread(target=post)
+        first.start()
+        wait_until(lambda: busy_seconds(scrape(server), "slow") > 0, "the first request is executed")
+        for _ in range(4):
+            post()
+        assert statuses == [429] * 4
+        # With the model server the first request ends too, and it was not refused.
+        server.close()
+        first.join(LIMIT_S)
+        assert len(statuses) == 5 and statuses[-1] != 429, statuses

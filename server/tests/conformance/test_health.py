@@ -12,9 +12,11 @@ import pytest
 from grpc_health.v1 import health_pb2
 from tritonclient.grpc import service_pb2 as pb
 
-from harness.models import write_identity, write_sleep
+from harness.models import SlowLoad, write_identity, write_sleep
 from harness.server import LIMIT_S as WAIT_S
 from harness.server import Server, wait_until
+from harness.state import hold, nap, send, wait_pending
+from harness.state import queue as queue_up
 from harness.wire import NOT_FOUND, UNAVAILABLE, refused, request
 
 LIMIT_S = 60
@@ -37,11 +39,6 @@ def probe(url):
         return get(url)[0]
     except urllib.error.URLError:
         return 0
-
-
-def sleep(stub, seconds, **more):
-    """Start a request that takes some seconds."""
-    return stub.ModelInfer.future(request("sleep", [("INPUT0", "FP32", [1], [seconds])], **more), timeout=LIMIT_S)
 
 
 def test_live_and_ready(client):
@@ -69,33 +66,37 @@ def test_health_check_of_an_unknown_service(zoo):
         zoo.health().Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=LIMIT_S)
 
 
+def states(stub):
+    """Return {(name, state)} of the index."""
+    return {(model.name, model.state) for model in
+            stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=LIMIT_S).models}
+
+
 def test_live_at_once_and_ready_when_the_start_up_set_is_loaded(repository):
     write_identity(repository, "quick")
-    write_identity(repository, "slow", parameters={"creation_delay_sec": "3"})
+    slow = SlowLoad(repository, "slow")
     with Server(repository, ready=False) as server:
         server.wait_serving()
         stub = server.stub()
-        # The load takes three seconds: all of this is seen long before its end.
         assert not stub.ServerReady(pb.ServerReadyRequest(), timeout=LIMIT_S).ready
         assert not stub.ModelReady(pb.ModelReadyRequest(name="slow"), timeout=LIMIT_S).ready
         assert server.health_status() == "NOT_SERVING"
         assert server.health_status("liveness") == "SERVING"
         wait_until(lambda: probe(f"{server.http}/v2/health/live") == 200, "the HTTP port answers")
         assert probe(f"{server.http}/v2/health/ready") == 400
-        states = {(model.name, model.state) for model in
-                  stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=LIMIT_S).models}
-        assert ("slow", "LOADING") in states
+        wait_until(lambda: ("slow", "LOADING") in states(stub), "slow is being loaded")
         # What is loaded serves already.
         wait_until(lambda: stub.ModelReady(pb.ModelReadyRequest(name="quick"), timeout=LIMIT_S).ready, "quick is ready")
         stub.ModelInfer(request("quick", [("INPUT0", "FP32", [1], [1.0])]), timeout=LIMIT_S)
         assert not stub.ServerReady(pb.ServerReadyRequest(), timeout=LIMIT_S).ready
+        slow.end()
         server.wait_ready()
         assert server.health_status() == server.health_status("slow") == "SERVING"
         assert probe(f"{server.http}/v2/health/ready") == 200
 
 
 def test_watch(repository):
-    write_identity(repository, "slow", parameters={"creation_delay_sec": "2"})
+    slow = SlowLoad(repository, "slow")
     with Server(repository, "--drain-delay-secs", "2", ready=False) as server:
         server.wait_serving()
         seen = queue.Queue()
@@ -110,6 +111,7 @@ def test_watch(repository):
         thread = threading.Thread(target=watch)
         thread.start()
         assert seen.get(timeout=LIMIT_S) == "NOT_SERVING"
+        slow.end()
         assert seen.get(timeout=LIMIT_S) == "SERVING"
         server.terminate()
         assert seen.get(timeout=LIMIT_S) == "NOT_SERVING"
@@ -136,17 +138,19 @@ def test_watch_of_a_model(repository):
 
 def test_background_load_does_not_flip_ready(repository):
     write_identity(repository, "first")
-    write_identity(repository, "slow", parameters={"creation_delay_sec": "1"})
+    slow = SlowLoad(repository, "slow")
     write_identity(repository, "broken", parameters={"model": "no_such_kind"})
     with Server(repository, load=("first",)) as server:
         stub = server.stub()
         load = stub.RepositoryModelLoad.future(pb.RepositoryModelLoadRequest(model_name="slow"), timeout=LIMIT_S)
-        looks = 0
+        wait_until(lambda: ("slow", "LOADING") in states(stub), "slow is being loaded")
+        for _ in range(20):
+            assert stub.ServerReady(pb.ServerReadyRequest(), timeout=LIMIT_S).ready
+        assert not load.done()
+        slow.end()
         while not load.done():
             assert stub.ServerReady(pb.ServerReadyRequest(), timeout=LIMIT_S).ready
-            looks += 1
         load.result()
-        assert looks > 1
         with pytest.raises(grpc.RpcError):
             stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="broken"), timeout=LIMIT_S)
         assert stub.ServerReady(pb.ServerReadyRequest(), timeout=LIMIT_S).ready
@@ -162,29 +166,37 @@ def not_ready(stub):
         return error.code() == UNAVAILABLE
 
 
-def test_drain(repository):
-    write_sleep(repository, "sleep", instances=4)
-    with Server(repository, "--drain-delay-secs", "2") as server:
-        stub, watch = server.stub(), server.stub()
-        before = sleep(stub, 4.0, id="before")
+def test_new_work_is_served_while_load_balancers_have_not_noticed(repository):
+    write_identity(repository, "quick")
+    # The delay is far longer than the test may take.
+    with Server(repository, "--drain-delay-secs", "3000") as server:
+        stub = server.stub()
         server.terminate()
-        wait_until(lambda: not_ready(watch), "the server is not ready")
+        wait_until(lambda: not_ready(stub), "the server is not ready")
         assert server.health_status() == "NOT_SERVING"
         assert probe(f"{server.http}/v2/health/ready") in (400, 503)
-        # New work is still served while load balancers have not yet noticed.
-        during = sleep(stub, 0.0, id="during")
-        assert during.result().id == "during"
+        during = stub.ModelInfer(request("quick", [("INPUT0", "FP32", [1], [1.0])], id="during"), timeout=LIMIT_S)
+        assert during.id == "during"
+
+
+def test_drain(repository):
+    write_sleep(repository, "sleep")
+    write_identity(repository, "quick")
+    with Server(repository, "--drain-delay-secs", "1") as server:
+        stub = server.stub()
+        held = hold(server, nap("sleep"))
+        before = queue_up(server, stub, nap("sleep", 0.0, id="before"), 1)
+        server.terminate()
+        wait_until(lambda: not_ready(stub), "the server is not ready")
 
         def refuses():
-            try:
-                sleep(stub, 0.0).result()
-            except grpc.RpcError as error:
-                return error
-            return None
+            (call,) = send(stub, request("quick", [("INPUT0", "FP32", [1], [1.0])]))
+            return call.exception()
 
         refusal = wait_until(refuses, "new work is refused after the drain delay")
         assert refusal.code() == UNAVAILABLE
         assert not before.done(), "the server waited for the last request before it refused new ones"
+        held.cancel()
         assert before.result().id == "before"
         assert server.wait_exit() == 0
 
@@ -192,8 +204,11 @@ def test_drain(repository):
 def test_drain_finishes_streams(repository):
     write_sleep(repository, "sleep")
     with Server(repository, "--drain-delay-secs", "0") as server:
-        messages = [request("sleep", [("INPUT0", "FP32", [1], [0.3])], id=str(number)) for number in range(4)]
+        held = hold(server, nap("sleep"))
+        messages = [nap("sleep", 0.3, id=str(number)) for number in range(4)]
         call = server.stub().ModelStreamInfer(iter(messages), timeout=LIMIT_S)
+        wait_pending(server, "sleep", 4)
+        held.cancel()
         replies = [next(call)]
         server.terminate()
         replies += list(call)
@@ -204,10 +219,7 @@ def test_drain_finishes_streams(repository):
 def test_exit_timeout_ends_the_wait(repository):
     write_sleep(repository, "sleep")
     with Server(repository, "--drain-delay-secs", "0", "--exit-timeout-secs", "1") as server:
-        stub = server.stub()
-        call = sleep(stub, 50.0)
-        # On the same connection: when this is answered, the request before it has arrived.
-        assert stub.ServerLive(pb.ServerLiveRequest(), timeout=LIMIT_S).live
+        call = hold(server, nap("sleep"))
         server.terminate()
         server.wait_exit(WAIT_S)
         assert isinstance(call.exception(), grpc.RpcError)

@@ -8,6 +8,7 @@ import pytest
 
 from harness.models import ensemble, write, write_identity, write_repeat, write_sleep
 from harness.server import Server, wait_until
+from harness.state import hold, nap
 from harness.wire import UNAVAILABLE, refused, request
 
 LIMIT_S = 60
@@ -168,9 +169,8 @@ def test_losses_have_stage_cause_and_reason(repository):
         assert page.get("alcedo_requests_lost_total", model="held", version=1, stage="queue", cause="expired") == 1
         assert page.sum("alcedo_requests_lost_total", model="held") == 1
         # A client that leaves while the model runs.
-        stub = server.stub()
-        running = stub.ModelInfer.future(request("sleep", [("INPUT0", "FP32", [1], [50.0])]), timeout=LIMIT_S)
-        wait_until(lambda: Page(server).get("alcedo_requests_in_flight") == 1, "the request runs")
+        running = hold(server, nap("sleep"))
+        assert Page(server).get("alcedo_requests_in_flight") == 1
         running.cancel()
         lost = {"model": "sleep", "version": 1, "cause": "canceled"}
         wait_until(lambda: Page(server).sum("alcedo_requests_lost_total", **lost) == 1, "it is counted")
@@ -180,9 +180,8 @@ def test_losses_have_stage_cause_and_reason(repository):
 def test_a_busy_model_saturates(repository):
     write_sleep(repository, "sleep")
     with Server(repository, "--metrics-interval-ms", "20") as server:
-        stub = server.stub()
         assert Page(server).get("alcedo_saturation", model="sleep", version=1) == 0
-        running = stub.ModelInfer.future(request("sleep", [("INPUT0", "FP32", [1], [50.0])]), timeout=LIMIT_S)
+        running = hold(server, nap("sleep"))
         busy = {"model": "sleep", "version": 1}
         wait_until(lambda: Page(server).get("alcedo_instance_busy_ratio", **busy) == 1, "the instance is busy")
         wait_until(lambda: Page(server).get("alcedo_saturation", **busy) > 0.5, "the model is saturated")

@@ -5,7 +5,6 @@ import queue
 import random
 import re
 import struct
-import urllib.request
 
 import grpc
 import numpy as np
@@ -16,6 +15,8 @@ from tritonclient.utils import InferenceServerException
 
 from harness.models import DECOUPLED, config, ensemble, write
 from harness.server import LIMIT_S, Server, wait_until
+from harness.state import hold, pending, send, wait_pending
+from harness.state import queue as queue_up
 from harness.wire import INVALID, UNAVAILABLE, outputs_of, refused, request
 
 
@@ -41,10 +42,15 @@ def state(datatype="TYPE_INT32", dims="[ 1 ]", more=""):
     return STATE.format(type=datatype, dims=dims, more=more)
 
 
+# By default a sequence ends after a second without a request, which a busy machine may take between two of them.
+PATIENT = "max_sequence_idle_microseconds: 3000000000"
+
+
 def write_sum(repository, name, sequence, max_batch_size=4, datatype="INT32", dims=(1,), outputs=(), instances=1,
-              parameters=None, extra="", files=None, kind="sequence_sum"):
+              parameters=None, extra="", files=None, kind="sequence_sum", idle=PATIENT):
     """Write a sequence_sum model."""
     group = f"instance_group [ {{ count: {instances}, kind: KIND_CPU }} ]"
+    sequence = f"{idle}\n{sequence}"
     text = config(name, kind, [("INPUT", datatype, dims)], [("OUTPUT", datatype, dims), *outputs], max_batch_size,
                   parameters, f"sequence_batching {{ {sequence} }}\n{group}\n{extra}")
     return write(repository, name, text, files=files)
@@ -68,6 +74,8 @@ def write_sequences(repository):
     write_sum(repository, "direct_state", state(), outputs=PLACES)
     write_sum(repository, "oldest", f"oldest {{ max_candidate_sequences: 4 }}\n{controls()}\n{state()}", outputs=PLACES,
               instances=2)
+    write_sum(repository, "defaults", f"oldest {{ max_candidate_sequences: 4 }}\n{controls()}\n{state()}", outputs=PLACES,
+              idle="")
     write_sum(repository, "oldest_fp32", f"oldest {{ max_candidate_sequences: 4 }}\n{state('TYPE_FP32', '[ 2 ]')}",
               datatype="FP32", dims=[2])
     write_sum(repository, "variable", f"oldest {{ max_candidate_sequences: 4 }}\n"
@@ -88,7 +96,7 @@ def write_sequences(repository):
     write(repository, "repeat_sequence", config(
         "repeat_sequence", "repeat", [("IN", "INT32", [-1]), ("DELAY", "UINT32", [-1]), ("WAIT", "UINT32", [1])],
         [("OUT", "INT32", [1]), ("IDX", "UINT32", [1])],
-        extra=f"{DECOUPLED}\nsequence_batching {{ oldest {{ max_candidate_sequences: 2 }} }}"))
+        extra=f"{DECOUPLED}\nsequence_batching {{ {PATIENT} oldest {{ max_candidate_sequences: 2 }} }}"))
 
 
 @pytest.fixture(scope="module")
@@ -345,9 +353,9 @@ def test_statistics_count_requests_and_not_padding(repository):
 
 
 def test_sequences_are_batched(repository):
-    write_sum(repository, "slow", controls(), parameters={"execute_delay_ms": "30"})
+    write_sum(repository, "slow", controls(), parameters={"execute_delay_ms": "200"})
     write_sum(repository, "slow_oldest", f"oldest {{ max_candidate_sequences: 4 }} {state()}",
-              parameters={"execute_delay_ms": "30"})
+              parameters={"execute_delay_ms": "200"})
     with Server(repository) as server:
         stub = server.stub()
         for model in ("slow", "slow_oldest"):
@@ -362,19 +370,21 @@ def test_sequences_are_batched(repository):
 
 
 def test_an_idle_sequence_ends(repository):
-    write_sum(repository, "idle", f"max_sequence_idle_microseconds: 200000 {state()}", max_batch_size=1)
+    write_sum(repository, "idle", state(), max_batch_size=1, idle="max_sequence_idle_microseconds: 200000")
     with Server(repository) as server:
         stub = server.stub()
         assert output(stub.ModelInfer(step("idle", 1, 1, True), timeout=LIMIT_S)) == [1]
-        # It waits in the backlog until the first sequence has been idle for long enough.
-        assert output(stub.ModelInfer(step("idle", 5, 2, True), timeout=LIMIT_S)) == [5]
+        # The second sequence waits in the backlog until the first has been idle for long enough. It is never idle itself:
+        # all of its requests are there from the beginning.
+        messages = [step("idle", 5, 2, True), step("idle", 6, 2, False, True)]
+        replies = list(stub.ModelStreamInfer(iter(messages), timeout=LIMIT_S))
+        assert [output(reply.infer_response) for reply in replies] == [[5], [11]]
         says(INVALID, "inference request for sequence 1 to model 'idle' must specify the START flag",
                 lambda: stub.ModelInfer(step("idle", 1, 1)))
-        assert output(stub.ModelInfer(step("idle", 6, 2, False, True), timeout=LIMIT_S)) == [11]
 
 
 def test_a_timeout_in_the_backlog(repository):
-    write_sum(repository, "one", f"max_sequence_idle_microseconds: 60000000 {state()}", max_batch_size=1)
+    write_sum(repository, "one", state(), max_batch_size=1)
     with Server(repository) as server:
         stub = server.stub()
         stub.ModelInfer(step("one", 1, 1, True), timeout=LIMIT_S)
@@ -391,7 +401,8 @@ def test_a_timeout_in_the_backlog(repository):
 
 
 def test_a_timeout_of_a_sequence_under_way_ends_it(repository):
-    write_sum(repository, "slow", state(), parameters={"execute_delay_ms": "400"})
+    # The first request runs for far longer than the second, which comes right behind it, may wait.
+    write_sum(repository, "slow", state(), parameters={"execute_delay_ms": "1500"})
     with Server(repository) as server:
         stub = server.stub()
         messages = [step("slow", 1, 1, True, id="a"), step("slow", 1, 1, id="b", timeout=50000), step("slow", 1, 1, id="c")]
@@ -403,61 +414,50 @@ def test_a_timeout_of_a_sequence_under_way_ends_it(repository):
 
 
 def test_a_cancel_ends_the_sequence(repository):
-    write_sum(repository, "slow", state(), max_batch_size=1, parameters={"execute_delay_ms": "200"},
-              extra="")
+    # Two sequences run together or not at all, so that a request of one waits for as long as none comes of the other.
+    write_sum(repository, "pair", f"direct {{ max_queue_delay_microseconds: 3000000000 minimum_slot_utilization: 1.0 }} {state()}",
+              max_batch_size=2)
     with Server(repository) as server:
         stub = server.stub()
-        first = stub.ModelInfer.future(step("slow", 1, 1, True), timeout=LIMIT_S)
-        metrics = lambda: count(server, "slow")
-        second = stub.ModelInfer.future(step("slow", 1, 1), timeout=LIMIT_S)
-        second.cancel()
-        assert output(first.result()) == [1]
-        # Whether the cancel or the request came first, the sequence is over, or goes on without the canceled one.
-        def ended():
-            try:
-                return output(stub.ModelInfer(step("slow", 1, 1), timeout=LIMIT_S)) == [2]
-            except grpc.RpcError as error:
-                return "must specify the START flag" in error.details()
-        assert ended()
-        assert metrics().inference_count <= 2
+        started = send(stub, step("pair", 1, 1, True), step("pair", 10, 2, True))
+        assert [output(call.result()) for call in started] == [[1], [10]]
+        waiting = queue_up(server, stub, step("pair", 1, 1), 1)
+        waiting.cancel()
+        wait_pending(server, "pair", 0)
+        says(INVALID, "must specify the START flag", lambda: stub.ModelInfer(step("pair", 1, 1)))
+        # The place is free again, and the other sequence is as it was.
+        both = send(stub, step("pair", 5, 3, True), step("pair", 1, 2))
+        assert [output(call.result()) for call in both] == [[5], [11]]
+        counted = count(server, "pair")
+        assert (counted.inference_count, counted.execution_count) == (4, 2)
 
 
 def test_a_cancel_in_the_backlog_ends_the_sequence(repository):
-    write_sum(repository, "one", f"max_sequence_idle_microseconds: 60000000 {state()}", max_batch_size=1)
+    write_sum(repository, "one", state(), max_batch_size=1)
     with Server(repository) as server:
         stub = server.stub()
         stub.ModelInfer(step("one", 1, 1, True), timeout=LIMIT_S)
-        waiting = stub.ModelInfer.future(step("one", 1, 2, True), timeout=LIMIT_S)
-        pending = lambda: "nv_inference_pending_request_count{model=\"one\",version=\"1\"} 1" in metrics_of(server)
-        wait_until(pending, "the request waits")
+        waiting = queue_up(server, stub, step("one", 1, 2, True), 1)
         waiting.cancel()
-        wait_until(lambda: not pending(), "the canceled request is gone")
+        wait_pending(server, "one", 0)
         says(INVALID, "must specify the START flag", lambda: stub.ModelInfer(step("one", 1, 2)))
         assert output(stub.ModelInfer(step("one", 1, 1, False, True), timeout=LIMIT_S)) == [2]
 
 
-def metrics_of(server):
-    """Return the text of the metrics."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=LIMIT_S) as reply:
-        return reply.read().decode()
-
-
 def test_the_queue_is_bounded(repository):
-    write_sum(repository, "short", f"max_sequence_idle_microseconds: 60000000 {state()}", max_batch_size=1,
+    write_sum(repository, "short", state(), max_batch_size=1,
               parameters={"max_queue_size": "2"})
     with Server(repository) as server:
         stub = server.stub()
         stub.ModelInfer(step("short", 1, 1, True), timeout=LIMIT_S)
-        waiting = [stub.ModelInfer.future(step("short", 1, sequence, True, True), timeout=LIMIT_S) for sequence in (2, 3)]
-        wait_until(lambda: "nv_inference_pending_request_count{model=\"short\",version=\"1\"} 2" in metrics_of(server),
-                   "two requests wait")
+        waiting = send(stub, *[step("short", 1, sequence, True, True) for sequence in (2, 3)])
+        wait_pending(server, "short", 2)
         says(UNAVAILABLE, "Exceeds maximum queue size", lambda: stub.ModelInfer(step("short", 1, 4, True)))
         # The sequence under way is refused too, and not harmed: the same request may be sent again.
         says(UNAVAILABLE, "Exceeds maximum queue size", lambda: stub.ModelInfer(step("short", 1, 1)))
         for call in waiting:
             call.cancel()
-        wait_until(lambda: "nv_inference_pending_request_count{model=\"short\",version=\"1\"} 0" in metrics_of(server),
-                   "nothing waits")
+        wait_pending(server, "short", 0)
         assert output(stub.ModelInfer(step("short", 1, 1, False, True), timeout=LIMIT_S)) == [2]
 
 
@@ -466,9 +466,8 @@ def test_minimum_slot_utilization(repository):
               + controls(), max_batch_size=2, outputs=PLACES)
     with Server(repository) as server:
         stub = server.stub()
-        first = stub.ModelInfer.future(step("patient", 1, 1, True), timeout=LIMIT_S)
-        wait_until(lambda: count(server, "patient").inference_count == 0 and "nv_inference_pending_request_count"
-                   "{model=\"patient\",version=\"1\"} 1" in metrics_of(server), "the first waits")
+        first = queue_up(server, stub, step("patient", 1, 1, True), 1)
+        assert count(server, "patient").inference_count == 0
         second = stub.ModelInfer(step("patient", 2, 2, True), timeout=LIMIT_S)
         assert (output(first.result()), output(second)) == ([1], [2])
         assert [(each.batch_size, each.compute_infer.count) for each in count(server, "patient").batch_stats] == [(2, 1)]
@@ -478,9 +477,7 @@ def test_a_wait_for_more_sequences_ends_when_the_server_stops(repository):
     write_sum(repository, "patient", "direct { max_queue_delay_microseconds: 60000000 minimum_slot_utilization: 1.0 }\n"
               + controls(), max_batch_size=2)
     with Server(repository) as server:
-        waiting = server.stub().ModelInfer.future(step("patient", 1, 1, True), timeout=LIMIT_S)
-        wait_until(lambda: "nv_inference_pending_request_count{model=\"patient\",version=\"1\"} 1" in metrics_of(server),
-                   "the request waits")
+        waiting = queue_up(server, server.stub(), step("patient", 1, 1, True), 1)
         server.terminate()
         assert output(waiting.result()) == [1]
         assert server.wait_exit() == 0
@@ -546,7 +543,14 @@ def test_cancels_and_timeouts_harm_no_other_sequence(repository, strategy):
             except (grpc.RpcError, grpc.FutureCancelledError) as error:
                 # The sequence has a gap, and so it is over.
                 failed.append(error)
+                wait_until(lambda: ended(stub, sequence), f"sequence {sequence} ends")
                 return
+
+    def ended(stub, sequence):
+        # A cancel may never have reached the server, which then waits for more of the sequence: this ends it. One that
+        # is on its way takes along what comes before it.
+        (call,) = send(stub, step("busy", 0, sequence, True, True))
+        return call.code() == grpc.StatusCode.OK
 
     with Server(repository) as server:
         with concurrent.futures.ThreadPoolExecutor(24) as pool:
@@ -560,18 +564,17 @@ def test_cancels_and_timeouts_harm_no_other_sequence(repository, strategy):
         assert run(server.stub(), "busy", [1, 2, 3], 1000) == [1, 3, 6]
         counted = count(server, "busy")
         assert counted.inference_stats.success.count >= len(answered) + 3
-        wait_until(lambda: "nv_inference_pending_request_count{model=\"busy\",version=\"1\"} 0" in metrics_of(server),
-                   "nothing waits")
+        wait_pending(server, "busy", 0)
 
 
 def test_a_reload_in_the_middle_of_a_sequence(repository):
-    write_sum(repository, "reloaded", state(), parameters={"execute_delay_ms": "200"})
+    write_sum(repository, "reloaded", state(), parameters={"execute_delay_ms": "1000"})
     with Server(repository) as server:
         stub, client = server.stub(), server.client()
         assert output(stub.ModelInfer(step("reloaded", 1, 1, True), timeout=LIMIT_S)) == [1]
-        under_way = [stub.ModelInfer.future(step("reloaded", 1, 1, id=str(number)), timeout=LIMIT_S) for number in range(3)]
-        wait_until(lambda: "nv_inference_pending_request_count{model=\"reloaded\",version=\"1\"} 2" in metrics_of(server),
-                   "two requests wait behind one that runs")
+        under_way = [hold(server, step("reloaded", 1, 1, id="0"), stub)]
+        under_way += send(stub, *[step("reloaded", 1, 1, id=str(number)) for number in range(1, 3)])
+        wait_until(lambda: pending(server, "reloaded") == 2 or under_way[0].done(), "two wait behind one that runs")
         write_sum(repository, "reloaded", state(), parameters={"execute_delay_ms": "0"})
         client.load_model("reloaded")
         assert sorted(output(call.result())[0] for call in under_way) == [2, 3, 4]
@@ -580,7 +583,7 @@ def test_a_reload_in_the_middle_of_a_sequence(repository):
 
 
 def test_config_is_normalized(sequences):
-    shown = sequences.client().get_model_config("oldest", as_json=True)["config"]["sequence_batching"]
+    shown = sequences.client().get_model_config("defaults", as_json=True)["config"]["sequence_batching"]
     assert shown["max_sequence_idle_microseconds"] == "1000000"
     assert shown["oldest"] == {"max_candidate_sequences": 4, "preferred_batch_size": [4]}
     assert [each["name"] for each in shown["control_input"]] == ["START", "READY", "END", "CORRID"]

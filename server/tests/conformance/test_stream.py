@@ -9,6 +9,7 @@ import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2 as pb
 
 from harness.server import wait_until
+from harness.state import hold, nap
 from harness.wire import INVALID, outputs_of, parameters_of, refused, request
 
 LIMIT_S = 60
@@ -116,16 +117,28 @@ def test_producer(stub):
 
 
 def test_decoupled_requests_interleave_and_are_told_apart_by_id(stub):
-    messages = [repeat([1] * 5, [40] * 5, id="slow"), repeat([2] * 5, [0] * 5, id="fast")]
-    replies = converse(stub, messages)
+    conversation = Conversation(stub)
+    # The slow one has begun before the fast one is sent, and goes on for far longer than that takes.
+    conversation.send(repeat([1] * 5, [0] + [500] * 4, id="slow"))
+    replies = [conversation.receive()]
+    conversation.send(repeat([2] * 5, [0] * 5, id="fast"))
+    conversation.close()
+    replies += list(conversation.call)
     order = [reply.infer_response.id for reply in replies]
     assert order.count("slow") == order.count("fast") == 5
-    assert order[-1] == "slow" and "fast" in order[:6]
+    assert order[0] == order[-1] == "slow" and "fast" in order[:6]
 
 
-def test_decoupled_does_not_wait_behind_others(stub):
-    messages = [request("sleep", [("INPUT0", "FP32", [1], [0.5])], id="sleep"), repeat([1], id="repeat")]
-    replies = converse(stub, messages)
+def test_decoupled_does_not_wait_behind_others(zoo):
+    held = hold(zoo, nap("sleep"))
+    conversation = Conversation(zoo.stub())
+    conversation.send(nap("sleep", 0.0, id="sleep"))
+    conversation.send(repeat([1], id="repeat"))
+    replies = [conversation.receive()]
+    assert not held.done()
+    held.cancel()
+    conversation.close()
+    replies += list(conversation.call)
     assert [reply.infer_response.id for reply in replies] == ["repeat", "sleep"]
 
 

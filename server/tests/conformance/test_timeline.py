@@ -6,6 +6,7 @@ import pytest
 
 from harness.models import ensemble, write, write_identity, write_repeat, write_sleep
 from harness.server import Server
+from harness.state import hold, nap, send, wait_pending
 from harness.wire import INVALID, parameters_of, refused, request
 
 LIMIT_S = 60
@@ -80,20 +81,15 @@ def test_mates_share_a_batch(server):
 
 
 def test_a_request_behind_another_waited_for_the_instance(server):
-    stub = server.stub()
-
-    def sleep(seconds):
-        return request("sleep", [("INPUT0", "FP32", [1], [seconds])], parameters=ASK)
-
-    ahead = stub.ModelInfer.future(sleep(0.3), timeout=LIMIT_S)
-    behind = [stub.ModelInfer.future(sleep(0.0), timeout=LIMIT_S) for _ in range(2)]
-    told = [timeline(call.result()) for call in [ahead, *behind]]
+    held = hold(server, nap("sleep"))
+    behind = send(server.stub(), *[nap("sleep", 0.0, parameters=ASK) for _ in range(2)])
+    wait_pending(server, "sleep", 2)
+    held.cancel()
+    told = [timeline(call.result()) for call in behind]
     for each in told:
         check(each)
-    # They may have overtaken the one that was sent first, but not all three can have found the instance idle.
-    longest = max(told, key=lambda each: each["waited_us"]["instance"])
-    waited = longest["waited_us"]
-    assert waited["instance"] > 0.5 * sum(waited.values()) > 0, told
+        waited = each["waited_us"]
+        assert waited["instance"] > 0.5 * sum(waited.values()) > 0, told
 
 
 def test_a_stream_tells_it_once(server):

@@ -4,13 +4,18 @@
 //! configuration. Every field that would change the answer and is not handled is refused by name.
 
 mod bert;
+mod clip;
 mod deberta;
+mod dinov2;
+mod images;
 mod jina_bert;
 mod jina_v3;
 mod modernbert;
 mod mpnet;
 mod nomic_bert;
 mod rope;
+mod siglip;
+mod vit;
 
 use kernels::activation::Activation;
 use serde_json::Value;
@@ -22,7 +27,9 @@ use crate::json::JsonFile;
 
 /// The `model_type`s that there is code for, as printed in errors.
 pub(crate) const KNOWN_MODEL_TYPES: &str = "bert, roberta, xlm-roberta, camembert, distilbert, mpnet, modernbert, \
-                                             nomic_bert, jina_embeddings_v3, deberta-v2";
+                                             nomic_bert, jina_embeddings_v3, deberta-v2, vit, dinov2, \
+                                             dinov2_with_registers, clip, clip_text_model, clip_vision_model, siglip, \
+                                             siglip_text_model, siglip_vision_model";
 
 /// The most tokens of a text where no stored table bounds them: tables of angles and buffers are as long as this.
 const MAX_UNSTORED_POSITIONS: usize = 1 << 17;
@@ -41,11 +48,16 @@ pub(crate) struct Family {
     pub(crate) masked_lm: Option<Head>,
 }
 
-/// Reads the description of the model of `config`, with heads for so many labels.
+/// Whether texts of this `model_type` are always filled up to one length, with padding that is part of them.
+pub(crate) fn pads(model_type: &str) -> bool {
+    matches!(model_type, "siglip" | "siglip_text_model")
+}
+
+/// Reads the description of the model of `config`, with heads for so many labels; `tower` says which of two encoders.
 ///
 /// # Errors
 /// An unknown `model_type`; a field that is missing, out of range or not supported.
-pub(crate) fn read(config: &JsonFile, labels: usize, _tower: Option<Tower>) -> Result<Family, ModelError> {
+pub(crate) fn read(config: &JsonFile, labels: usize, tower: Option<Tower>) -> Result<Family, ModelError> {
     let Some(model_type) = config.string(&["model_type"])? else {
         return Err(config.missing("model_type", &format!("one of {KNOWN_MODEL_TYPES}")));
     };
@@ -53,6 +65,15 @@ pub(crate) fn read(config: &JsonFile, labels: usize, _tower: Option<Tower>) -> R
         "bert" => bert::bert(config, labels),
         "roberta" | "xlm-roberta" | "camembert" => bert::roberta(config, labels),
         "distilbert" => bert::distilbert(config, labels),
+        "vit" => vit::vit(config, labels),
+        "dinov2" => dinov2::dinov2(config, labels, &dinov2::PLAIN),
+        "dinov2_with_registers" => dinov2::dinov2(config, labels, &dinov2::WITH_REGISTERS),
+        "clip" => clip::clip(config, tower),
+        "clip_text_model" => clip::clip_text(config),
+        "clip_vision_model" => clip::clip_vision(config),
+        "siglip" => siglip::siglip(config, tower),
+        "siglip_text_model" => siglip::siglip_text(config),
+        "siglip_vision_model" => siglip::siglip_vision(config),
         "mpnet" => mpnet::mpnet(config, labels),
         "modernbert" => modernbert::modernbert(config, labels),
         "nomic_bert" => nomic_bert::nomic_bert(config),
@@ -68,6 +89,7 @@ pub(crate) fn read(config: &JsonFile, labels: usize, _tower: Option<Tower>) -> R
 }
 
 /// Sizes that every configuration has, under the names of its family.
+#[derive(Debug, Clone, Copy)]
 struct Sizes {
     hidden: usize,
     intermediate: usize,
@@ -89,6 +111,19 @@ impl Sizes {
         })
     }
 
+    /// Reads them under their usual names; what is not there is as in `defaults`.
+    fn or(config: &JsonFile, defaults: Sizes) -> Result<Sizes, ModelError> {
+        let [hidden, intermediate, heads, layers] = Self::USUAL;
+        let hidden = config.integer(hidden, 1..=MAX_DIMENSION)?.unwrap_or(defaults.hidden);
+        let count = config.integer(heads, 1..=hidden)?.unwrap_or(defaults.heads);
+        Ok(Sizes {
+            hidden,
+            intermediate: config.integer(intermediate, 1..=MAX_DIMENSION)?.unwrap_or(defaults.intermediate),
+            heads: dividing(config, heads, count, hidden)?,
+            layers: config.integer(layers, 1..=MAX_LAYERS)?.unwrap_or(defaults.layers),
+        })
+    }
+
     /// The usual names.
     const USUAL: [&[&str]; 4] = [&["hidden_size"], &["intermediate_size"], &["num_attention_heads"], &["num_hidden_layers"]];
 }
@@ -96,6 +131,10 @@ impl Sizes {
 /// A number of heads, which must divide the hidden size.
 fn divisor(config: &JsonFile, names: &[&str], hidden: usize) -> Result<usize, ModelError> {
     let heads = config.required_integer(names, 1..=hidden)?;
+    dividing(config, names, heads, hidden)
+}
+
+fn dividing(config: &JsonFile, names: &[&str], heads: usize, hidden: usize) -> Result<usize, ModelError> {
     if hidden.is_multiple_of(heads) {
         return Ok(heads);
     }

@@ -54,16 +54,22 @@ pub struct ImageInput {
     pub height: usize,
     /// Pixels of a row.
     pub width: usize,
-    /// Height and width of a patch; they divide those of the image.
+    /// Height and width of a patch. What an image has right of and below its last whole patch is not looked at.
     pub patch: (usize, usize),
     /// Tokens before those of the patches.
     pub first_tokens: usize,
 }
 
 impl ImageInput {
+    /// Rows of patches, and patches of a row.
+    pub fn grid(&self) -> (usize, usize) {
+        (self.height / self.patch.0, self.width / self.patch.1)
+    }
+
     /// Patches of an image.
     pub fn patches(&self) -> usize {
-        (self.height / self.patch.0) * (self.width / self.patch.1)
+        let (down, across) = self.grid();
+        down * across
     }
 
     /// Tokens of an image.

@@ -222,7 +222,8 @@ impl Executor for CpuExecutor {
                 side_by_side.push(Mutex::new(chunk));
             } else {
                 let Lane { team, arena } = &mut self.whole;
-                arena.run(&self.model, team, batch, chunk.sequences, chunk.outputs);
+                let model = &self.model;
+                team.enter(|| arena.run(model, team, batch, chunk.sequences, chunk.outputs));
             }
         }
         if let Some(threads) = self.threads.as_ref().filter(|_| !side_by_side.is_empty()) {

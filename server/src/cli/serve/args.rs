@@ -11,6 +11,7 @@ use super::metrics_args::{MetricsArgs, Watching};
 use crate::cli::infer::parse_seconds;
 use crate::cli::log::LogArgs;
 use crate::grpc::{GrpcOptions, HeaderForwarding};
+use crate::instance::default_tokenizer_threads;
 use crate::instance::device::DeviceOptions;
 use crate::instance::device::resources::{ResourceLimit, ResourceLimits};
 use crate::repository::{ControlMode, RepositoryOptions};
@@ -62,9 +63,12 @@ struct ModelArgs {
     /// [default: what any one instance needs].
     #[arg(long, value_name = "NAME:COUNT[:DEVICE]", value_parser = parse_resource)]
     rate_limit_resource: Vec<ResourceLimit>,
-    /// How many batches of all models a device runs side by side; repeatable [default: cpu=<cores>, others 1].
+    /// Slots of a device: a batch takes one for each thread that computes it; repeatable [default: cpu=<cores>, others 1].
     #[arg(long, value_name = "DEVICE=COUNT", value_parser = parse_slots)]
     device_slots: Vec<(String, NonZeroUsize)>,
+    /// Threads on which the texts of all tokenizer models are encoded [default: a quarter of the cores, at least 1].
+    #[arg(long, value_name = "COUNT")]
+    tokenizer_threads: Option<NonZeroUsize>,
     /// Response cache of the models that ask for one: local,size=BYTES; the only cache is local.
     #[arg(long, value_name = "CACHE,SETTING=VALUE", value_parser = parse_cache)]
     cache_config: Vec<NonZeroU64>,
@@ -218,6 +222,8 @@ pub(in crate::cli) struct ServerConfig {
     pub(in crate::cli) watching: Watching,
     /// Threads that serve connections.
     pub(in crate::cli) threads: Option<NonZeroUsize>,
+    /// Threads that encode texts.
+    pub(in crate::cli) tokenizer_threads: NonZeroUsize,
     /// End when a start-up model fails.
     pub(in crate::cli) exit_on_error: bool,
     /// How long to serve while not being ready.
@@ -339,6 +345,7 @@ impl ServeArgs {
             metrics: listen.allow_metrics.then(|| address(metrics_host, listen.metrics_port, "--metrics-port")),
             watching: self.metrics.watching(),
             threads: listen.worker_threads,
+            tokenizer_threads: models.tokenizer_threads.unwrap_or_else(default_tokenizer_threads),
             exit_on_error: life.exit_on_error,
             drain_delay: life.drain_delay_secs,
             exit_timeout: life.exit_timeout_secs,

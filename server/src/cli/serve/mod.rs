@@ -38,6 +38,8 @@ pub(in crate::cli) enum ServeError {
     Metrics(#[from] MetricsOptionError),
     #[error("unable to start the thread that measures: {0}")]
     Monitor(String),
+    #[error("unable to start the threads that encode texts: {0}; ask for fewer with --tokenizer-threads")]
+    TokenizerThreads(String),
     #[error("unable to listen on {host}:{port}: {reason}; choose another port with {flag}")]
     Bind { host: String, port: u16, flag: &'static str, reason: String },
     #[error("unable to watch for signals: {0}")]

@@ -12,6 +12,7 @@ use super::{ServeError, ServerConfig, Watching};
 use crate::clock;
 use crate::grpc::{self, FrontEnd, GrpcOptions, Lifecycle};
 use crate::http;
+use crate::instance::start_tokenizer_threads;
 use crate::observe::host::HostProbe;
 use crate::observe::monitor::Monitor;
 use crate::repository::{Repository, StartupError};
@@ -78,8 +79,9 @@ impl Server {
     /// Binds all sockets and serves them; no model is loaded yet.
     ///
     /// # Errors
-    /// [`ServeError::Bind`], [`ServeError::Monitor`].
+    /// [`ServeError::Bind`], [`ServeError::Monitor`], [`ServeError::TokenizerThreads`].
     pub(in crate::cli) async fn start(config: ServerConfig) -> Result<Self, ServeError> {
+        start_tokenizer_threads(config.tokenizer_threads).map_err(|error| ServeError::TokenizerThreads(error.to_string()))?;
         let Listeners { grpc, http, metrics, bound } = Listeners::bind(&config).await?;
         let front_end = FrontEnd::new(Repository::new(config.repository), Lifecycle::default(), config.name);
         let front_end = FrontEnd { forwarding: config.forwarding, ..front_end };

@@ -3,33 +3,43 @@
 //!
 //! `parameters["model"]` is `encoder` (the default) or `tokenizer`. Both read the version's directory.
 //!
-//! Threads: an encoder's matrix products run on rayon's global pool, which all instances of all models share
-//! (`RAYON_NUM_THREADS` bounds it); everything else, tokenization included, runs on the instance's own thread.
-//! All instances of a version share its weights.
+//! Threads: an execution of an encoder keeps `parameters["threads"]` threads busy, which belong to its instance, and its
+//! turns on the device take as many slots. All instances of a version share its weights.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
-use models::encoder::{ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS};
+use models::plan::batch::{ATTENTION_MASK, INPUT_IDS, PIXEL_VALUES, TOKEN_TYPE_IDS};
 use models::tokenizer::TOKENIZER_FILE;
 use models::{ModelCard, ModelError, Task};
 
-use crate::config::{AutoModel, AutoTensor, InstanceKind, ModelConfig, SCHEDULER_PARAMETERS};
+use crate::config::{AutoModel, AutoTensor, InstanceKind, ModelConfig};
 use crate::error::{ExecuteError, LoadError};
 use crate::tensor::{DataType, Dim, Dims, TensorSpec};
 
 use super::{Backend, ServedVersion};
+use parameters::Role;
+
+pub use pool::{default_tokenizer_threads, start_tokenizer_threads};
 
 mod encoder;
+mod parameters;
+mod pool;
 mod tokenizer;
-mod tokens;
 
 #[cfg(test)]
 mod tests;
 
 /// The input of a tokenizer model: one text per row.
 const TEXT: &str = "TEXT";
+
+/// The optional input of a tokenizer model: the text that stands behind the other of its row.
+const TEXT_PAIR: &str = "TEXT_PAIR";
+
+/// The output of a tokenizer model that tells where tokens stand in their texts.
+const OFFSETS: &str = "OFFSETS";
 
 /// Largest batch that zero configuration asks for. Beyond it the matrices are large enough that a larger
 /// batch gains little on any device.
@@ -52,24 +62,20 @@ pub fn is_hub_directory(directory: &Path) -> bool {
 }
 
 /// Reads what a Hugging Face directory says of itself; `None` where it is not one. Weights are not read.
-/// Errors name `model`, which the directory, often a version's, does not tell.
+/// Errors name `model`, which the directory, often a version's, does not tell. `parameters` are those of its configuration:
+/// `task` and `tower` choose among what the files leave open.
 ///
 /// # Errors
-/// It is one, but its files are broken or its architecture is not known.
-pub fn describe(model: &str, directory: &Path) -> Result<Option<Described>, LoadError> {
+/// It is one, but its files are broken or its architecture is not known; a parameter is malformed.
+pub fn describe(model: &str, directory: &Path, parameters: &BTreeMap<String, String>) -> Result<Option<Described>, LoadError> {
     if !ModelCard::is_model_directory(directory) {
         return Ok(None);
     }
-    let card = ModelCard::read(directory).map_err(|error| failed(model, &error))?;
-    let tokenizer = card.directory.join(TOKENIZER_FILE).is_file().then(|| describe_tokenizer(&card));
+    let choice = parameters::asked(model, parameters)?;
+    let card = ModelCard::read_as(directory, choice).map_err(|error| failed(model, &error))?;
+    let has_tokenizer = card.tokens().is_some() && card.directory.join(TOKENIZER_FILE).is_file();
+    let tokenizer = has_tokenizer.then(|| describe_tokenizer(&card));
     Ok(Some(Described { tokenizer, encoder: describe_encoder(&card), labels: card.labels }))
-}
-
-/// Which of a directory's two models is served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Encoder,
-    Tokenizer,
 }
 
 /// Opens the model in the version's directory.
@@ -78,34 +84,11 @@ enum Role {
 /// A parameter that is unknown or malformed, an instance group that asks for a GPU, files that are missing or
 /// broken, tensors of the configuration that are not those of the model.
 pub(super) fn open(served: &ServedVersion) -> Result<Arc<dyn Backend>, LoadError> {
-    let role = role(&served.config)?;
+    let role = parameters::role(&served.config)?;
     choose_device(&served.config)?;
-    let card = ModelCard::read(&served.version_directory).map_err(|error| failed(&served.config.name, &error))?;
     match role {
-        Role::Encoder => encoder::open(served, &card),
-        Role::Tokenizer => tokenizer::open(served, &card),
-    }
-}
-
-fn role(config: &ModelConfig) -> Result<Role, LoadError> {
-    let known = [&["model"], &SCHEDULER_PARAMETERS[..]].concat();
-    if let Some(unknown) = config.parameters.keys().find(|key| !known.contains(&key.as_str())) {
-        return Err(LoadError::UnknownParameter {
-            model: config.name.to_string(),
-            kind: "candle",
-            parameter: unknown.clone(),
-            known: known.join(", "),
-        });
-    }
-    match config.parameters.get("model").map(String::as_str) {
-        None | Some("encoder") => Ok(Role::Encoder),
-        Some("tokenizer") => Ok(Role::Tokenizer),
-        Some(other) => Err(LoadError::Parameter {
-            model: config.name.to_string(),
-            parameter: "model".to_owned(),
-            expected: "'encoder' or 'tokenizer'",
-            got: other.to_owned(),
-        }),
+        Role::Encoder => encoder::open(served),
+        Role::Tokenizer => tokenizer::open(served),
     }
 }
 
@@ -131,33 +114,53 @@ fn choose_device(config: &ModelConfig) -> Result<(), LoadError> {
 }
 
 fn describe_encoder(card: &ModelCard) -> AutoModel {
-    let (name, size) = match card.task {
-        Task::SentenceEmbedding => (models::sentence::EMBEDDING, card.embedding_size()),
-        Task::SequenceClassification => (models::classifier::LOGITS, card.labels.len()),
+    let inputs = match card.images() {
+        Some(images) => {
+            let dims = [images.channels, images.height, images.width].map(Dim::Fixed);
+            vec![AutoTensor { dims: Dims::new(dims), ..tensor(PIXEL_VALUES, DataType::Fp32, Dim::Variable) }]
+        }
+        None => token_tensors(card, true),
     };
-    AutoModel {
-        inputs: token_tensors(card, true),
-        outputs: vec![tensor(name, DataType::Fp32, Dim::Fixed(size))],
-        max_batch_rows: MAX_BATCH_ROWS,
-        parameters: vec![("model".to_owned(), "encoder".to_owned())],
+    let size = Dim::Fixed(card.output_size);
+    let dims = if card.task.is_per_token() { Dims::new([Dim::Variable, size]) } else { Dims::new([size]) };
+    let output = AutoTensor { dims, ..tensor(card.task.output(), DataType::Fp32, size) };
+    let mut parameters = vec![("model".to_owned(), "encoder".to_owned())];
+    if card.tokens().is_some() {
+        parameters.push(("batch_cost".to_owned(), format!("tokens/{}", card.quadratic_tokens())));
     }
+    AutoModel { inputs, outputs: vec![output], max_batch_rows: MAX_BATCH_ROWS, parameters }
 }
 
+/// What a tokenizer takes and gives. Pairs are asked for where a text is judged against another, and offsets where tokens
+/// are judged; a configuration may ask for both with any tokenizer.
 fn describe_tokenizer(card: &ModelCard) -> AutoModel {
-    AutoModel {
-        inputs: vec![tensor(TEXT, DataType::Bytes, Dim::Fixed(1))],
-        outputs: token_tensors(card, false),
-        max_batch_rows: MAX_BATCH_ROWS,
-        parameters: vec![("model".to_owned(), "tokenizer".to_owned())],
+    let mut inputs = vec![tensor(TEXT, DataType::Bytes, Dim::Fixed(1))];
+    if card.task == Task::Classification {
+        inputs.push(text_pair());
     }
+    let mut outputs = token_tensors(card, false);
+    if card.task == Task::TokenClassification {
+        outputs.push(offsets());
+    }
+    AutoModel { inputs, outputs, max_batch_rows: MAX_BATCH_ROWS, parameters: vec![("model".to_owned(), "tokenizer".to_owned())] }
 }
 
-/// What an encoder takes and its tokenizer gives. As inputs they may be ragged: the encoder pads the rows of
-/// all requests to the longest of the batch.
+/// The second text of each row.
+fn text_pair() -> AutoTensor {
+    AutoTensor { optional: true, ..tensor(TEXT_PAIR, DataType::Bytes, Dim::Fixed(1)) }
+}
+
+/// Where each token stands in its text.
+fn offsets() -> AutoTensor {
+    AutoTensor { dims: Dims::new([Dim::Variable, Dim::Fixed(2)]), ..tensor(OFFSETS, DataType::Int64, Dim::Variable) }
+}
+
+/// What an encoder takes and its tokenizer gives. As inputs they may be ragged: the encoder packs the rows of all
+/// requests, whatever their width. Without a mask every column is a token.
 fn token_tensors(card: &ModelCard, as_inputs: bool) -> Vec<AutoTensor> {
-    let mut tensors =
-        vec![tensor(INPUT_IDS, DataType::Int64, Dim::Variable), tensor(ATTENTION_MASK, DataType::Int64, Dim::Variable)];
-    if card.token_types > 0 {
+    let mask = tensor(ATTENTION_MASK, DataType::Int64, Dim::Variable);
+    let mut tensors = vec![tensor(INPUT_IDS, DataType::Int64, Dim::Variable), AutoTensor { optional: as_inputs, ..mask }];
+    if card.tokens().is_some_and(|tokens| tokens.token_types > 0) {
         tensors.push(AutoTensor { optional: as_inputs, ..tensor(TOKEN_TYPE_IDS, DataType::Int64, Dim::Variable) });
     }
     tensors.into_iter().map(|tensor| AutoTensor { ragged: as_inputs, ..tensor }).collect()

@@ -2,15 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use models::load_encoder;
 use serde_json::Value;
 
 use crate::config::AutoTensor;
 use crate::request::InferResponse;
 use crate::tensor::{Shape, Tensor};
 
+use super::super::InstancePool;
+use super::super::device::{DeviceOptions, Devices};
 use super::super::testing::{Asked, TestModel, TestRequest, int64, served, show, strings};
-use super::tokens::{Padded, RequestTokens, TokenInputs, TokenLimits, pad};
 use super::*;
 
 /// Largest difference from what the original framework gave.
@@ -108,9 +108,8 @@ fn requests_of_different_widths_share_a_batch() {
         assert_eq!((counts.execution_count, counts.inference_count), (1 + count as u64, 2 * count as u64));
         let distributions = model.pool().served().statistics.recorded().distributions.expect("they are on by default");
         let lengths: Vec<usize> = (0..count).map(|row| expected.length(row)).collect();
-        let (tokens, widest): (usize, usize) = (lengths.iter().sum(), lengths.iter().copied().max().unwrap());
-        // The batch was padded to its longest text, and each text alone was not.
-        assert_eq!((distributions.real, distributions.padding), (2 * tokens as u64, (count * widest - tokens) as u64));
+        let tokens: usize = lengths.iter().sum();
+        assert_eq!((distributions.real, distributions.padding), (2 * tokens as u64, 0), "nothing is padded");
     }
 }
 
@@ -155,6 +154,10 @@ fn a_bad_request_fails_alone() {
         (tokens(&model, &[2; 21]), "input 'input_ids': got 21 columns; expected at most 20 columns (the positions of the model)"),
         (tokens(&model, &[]), "input 'attention_mask', row 0: got no 1; expected at least one token"),
         (
+            model.request().input("input_ids", int64(&[1, 2], &[2, 77])).input("attention_mask", int64(&[1, 2], &[1, 1])),
+            "input 'input_ids', row 0, column 1: got 77; expected 0 to 55",
+        ),
+        (
             good().input("attention_mask", int64(&[1, 3], &[1, 2, 1])),
             "input 'attention_mask', row 0, column 1: got 2; expected 0 to 1",
         ),
@@ -188,51 +191,75 @@ fn a_bad_request_fails_alone() {
     assert_eq!(model.ask(bad[0].0.clone()).refusal(), bad[0].1);
 }
 
-/// A valid request of `rows` rows, every element of it `value`.
-fn filled(rows: usize, width: usize, value: i64, types: Option<i64>) -> RequestTokens {
-    let model = load("bert", ENCODER);
-    let tensor = |value: i64| int64(&[rows, width], &vec![value; rows * width]);
-    let mut request = model.request().input("input_ids", tensor(value)).input("attention_mask", tensor(1));
-    if let Some(types) = types {
-        request = request.input("token_type_ids", tensor(types));
-    }
-    let inputs = TokenInputs { ids: 0, mask: 1, types: Some(2) };
-    RequestTokens::parse(&request.finish(), inputs, &limits()).unwrap()
-}
-
-fn limits() -> TokenLimits {
-    TokenLimits::of(&ModelCard::read(&fixture("bert")).unwrap())
-}
-
 #[test]
-fn rows_are_padded_to_the_longest_of_their_pass() {
-    let (narrow, wide) = (filled(2, 1, 7, None), filled(1, 3, 8, Some(1)));
-    let one = Padded {
-        ids: vec![7, 0, 0, 7, 0, 0, 8, 8, 8],
-        mask: vec![1, 0, 0, 1, 0, 0, 1, 1, 1],
-        types: Some(vec![0, 0, 0, 0, 0, 0, 1, 1, 1]),
-        rows: 3,
-        width: 3,
-    };
-    assert_eq!(pad(&[&narrow, &wide], &limits()), [one]);
-    // A feed-forward layer of 37 for each of the two narrow rows fits; three rows of three tokens do not.
-    let passes = pad(&[&narrow, &wide], &limits().with_max_elements(2 * 37));
-    assert_eq!(passes.iter().map(|pass| (pass.rows, pass.width)).collect::<Vec<_>>(), [(2, 1), (1, 3)]);
-    assert_eq!((passes[0].types.as_ref(), &passes[1].types), (None, &Some(vec![1, 1, 1])));
-    assert!(pad(&[], &limits()).is_empty());
-}
-
-#[test]
-fn passes_do_not_change_the_answer() {
-    let (card, expected) = (ModelCard::read(&fixture("bert")).unwrap(), Expected::read("bert"));
-    let served = served(ENCODER, 1, &fixture("bert"));
-    let encoder = encoder::EncoderModel::open(&served, &card).unwrap();
-    let small = encoder.with_max_elements(1);
-    let model = TestModel::over(served, &(Arc::new(small) as Arc<dyn Backend>)).unwrap();
+fn a_padded_batch_gives_the_same_bits_and_counts_its_padding() {
+    let padded = format!("{ENCODER} parameters {{ key: \"batch_layout\" value {{ string_value: \"padded\" }} }}");
+    let (packed, padded, expected) = (load("bert", ENCODER), load("bert", &padded), Expected::read("bert"));
     let unpadded = |row: usize| expected.ids(row)[..expected.length(row)].to_vec();
-    let asked = model.run((0..expected.texts().len()).map(|row| tokens(&model, &unpadded(row))).collect());
-    for (index, asked) in asked.iter().enumerate() {
-        assert_close(&row(asked), &expected.vector("embedding", index), TOLERANCE);
+    let count = expected.texts().len();
+    let of = |model: &TestModel| -> Vec<Vec<f32>> {
+        model.run((0..count).map(|row| tokens(model, &unpadded(row))).collect()).iter().map(row).collect()
+    };
+    assert_eq!(of(&packed), of(&padded));
+    let counted = |model: &TestModel| {
+        let recorded = model.pool().served().statistics.recorded().distributions.expect("they are on by default");
+        (recorded.real, recorded.padding)
+    };
+    let lengths: Vec<usize> = (0..count).map(|row| expected.length(row)).collect();
+    let (all, widest): (usize, usize) = (lengths.iter().sum(), lengths.iter().copied().max().unwrap());
+    assert_eq!(counted(&packed), (all as u64, 0));
+    assert_eq!(counted(&padded), (all as u64, (count * widest - all) as u64));
+}
+
+#[test]
+fn rows_per_token_stand_where_the_tokens_do() {
+    let hidden = ENCODER.replace("EMBEDDING", "LAST_HIDDEN_STATE").replace("TYPE_FP32 dims: -1", "TYPE_FP32 dims: [ -1, 24 ]");
+    let text = format!("{hidden} parameters {{ key: \"task\" value {{ string_value: \"hidden_states\" }} }}");
+    let model = load("bert", &text);
+    let numbers = |asked: &Asked| -> (Vec<usize>, Vec<f32>) {
+        let tensor = asked.single().unwrap().outputs[0].tensor.clone();
+        let values = tensor.bytes().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        (tensor.shape().sizes().to_vec(), values)
+    };
+    let (shape, dense) = numbers(&model.ask(tokens(&model, &[2, 5, 3])));
+    assert_eq!((shape, dense.len()), (vec![1, 3, 24], 72));
+    assert!(dense.iter().all(|value| *value != 0.0));
+    // Two rows of five columns, one with three tokens and one with two, between requests that fill their rows.
+    let masked = || {
+        let request = model.request().input("input_ids", int64(&[2, 5], &[2, 5, 3, 0, 0, 2, 3, 9, 9, 9]));
+        request.input("attention_mask", int64(&[2, 5], &[1, 1, 1, 0, 0, 1, 1, 0, 0, 0]))
+    };
+    let asked = model.run(vec![tokens(&model, &[2, 7, 7, 3]), masked(), tokens(&model, &[2, 5, 3])]);
+    assert_eq!(numbers(&asked[2]).1, dense);
+    assert_eq!(numbers(&asked[0]), numbers(&model.ask(tokens(&model, &[2, 7, 7, 3]))));
+    let (shape, spread) = numbers(&asked[1]);
+    assert_eq!(shape, [2, 5, 24]);
+    assert_eq!(spread[..72], dense[..]);
+    assert!(spread[72..5 * 24].iter().all(|value| *value == 0.0), "masked places are zero");
+    let two = numbers(&model.ask(tokens(&model, &[2, 3]))).1;
+    assert_eq!(spread[5 * 24..7 * 24], two[..]);
+    assert!(spread[7 * 24..].iter().all(|value| *value == 0.0));
+}
+
+#[test]
+fn without_a_mask_every_column_is_a_token() {
+    let text = ENCODER.replace("attention_mask\" data_type: TYPE_INT64", "attention_mask\" optional: true data_type: TYPE_INT64");
+    let model = load("bert", &text);
+    let bare = model.request().input("input_ids", int64(&[1, 3], &[2, 5, 3]));
+    assert_eq!(row(&model.ask(bare)), row(&model.ask(tokens(&model, &[2, 5, 3]))));
+}
+
+#[test]
+fn bf16_is_near() {
+    let text = format!("{ENCODER} parameters {{ key: \"dtype\" value {{ string_value: \"bf16\" }} }}");
+    let (model, expected) = (load("bert", &text), Expected::read("bert"));
+    for index in 0..expected.texts().len() {
+        let got = row(&model.ask(tokens(&model, &expected.ids(index)[..expected.length(index)])));
+        let want = expected.vector("embedding", index);
+        let dot = |a: &[f32], b: &[f32]| -> f32 { a.iter().zip(b).map(|(a, b)| a * b).sum() };
+        let cosine = dot(&got, &want) / (dot(&got, &got) * dot(&want, &want)).sqrt();
+        assert!(cosine > 0.999, "{cosine}");
+        assert_ne!(got, want, "it is not f32");
     }
 }
 
@@ -256,6 +283,43 @@ fn texts_are_padded_to_the_longest_of_their_request() {
     assert_eq!(asked[1].script(), ["input_ids=[1,2]2,3 attention_mask=[1,2]1,1 token_type_ids=[1,2]0,0*"]);
 }
 
+const PAIRS: &str = "name: \"m\" backend: \"candle\" max_batch_size: 16
+    input { name: \"TEXT\" data_type: TYPE_STRING dims: 1 } input { name: \"TEXT_PAIR\" data_type: TYPE_STRING dims: 1 optional: true }
+    output { name: \"input_ids\" data_type: TYPE_INT64 dims: -1 } output { name: \"token_type_ids\" data_type: TYPE_INT64 dims: -1 }
+    output { name: \"OFFSETS\" data_type: TYPE_INT64 dims: [ -1, 2 ] }
+    parameters { key: \"model\" value { string_value: \"tokenizer\" } }";
+
+#[test]
+fn pairs_have_types_and_offsets_of_their_own_texts() {
+    let model = load("bert", PAIRS);
+    let pair = model.request().input("TEXT", texts(&["a cat"])).input("TEXT_PAIR", texts(&["the dog"]));
+    let alone = model.request().input("TEXT", texts(&["a cat"]));
+    let script = |asked: &Asked| asked.script().join(" ");
+    let asked = model.run(vec![pair, alone]);
+    let expected = "input_ids=[1,7]2,19,7,3,5,8,3 token_type_ids=[1,7]0,0,0,0,1,1,1 \
+                    OFFSETS=[1,7,2]0,0,0,1,2,5,0,0,0,3,4,7,0,0*";
+    assert_eq!(script(&asked[0]), expected);
+    assert_eq!(script(&asked[1]), "input_ids=[1,4]2,19,7,3 token_type_ids=[1,4]0,0,0,0 OFFSETS=[1,4,2]0,0,0,1,2,5,0,0*");
+    let bad = Tensor::from_strings(Shape::new([1, 1]), [&b"no\xff"[..]]).unwrap();
+    let request = model.request().input("TEXT", texts(&["a"])).input("TEXT_PAIR", bad);
+    assert_eq!(model.ask(request).refusal(), "input 'TEXT_PAIR', row 0: expected UTF-8, got a wrong byte at offset 2");
+}
+
+#[test]
+fn many_texts_are_encoded_side_by_side_in_their_order() {
+    let model = load("bert", TOKENIZER);
+    let long: Vec<String> = (0..16).map(|row| "the cat ".repeat(row * 20)).collect();
+    let long: Vec<&str> = long.iter().map(String::as_str).collect();
+    let together = model.ask(model.request().input("TEXT", texts(&long)).outputs(&["input_ids"])).single().unwrap();
+    let ids = &together.outputs[0].tensor;
+    let width = ids.shape().sizes()[1];
+    let all: Vec<i64> = ids.bytes().as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect();
+    for (row, text) in long.iter().enumerate() {
+        let alone = models::Tokenizer::load(&fixture("bert"), 16).unwrap().encode_batch(&[text]).unwrap().ids;
+        assert_eq!(all[row * width..][..alone.len()], alone[..], "row {row}");
+    }
+}
+
 #[test]
 fn only_wanted_outputs_are_made() {
     let model = load("bert", TOKENIZER);
@@ -272,9 +336,13 @@ fn text_that_is_not_utf8_fails_its_request_alone() {
     assert_eq!(asked[1].refusal(), "input 'TEXT', row 1: expected UTF-8, got a wrong byte at offset 2");
 }
 
+fn read(name: &str) -> Result<Option<Described>, LoadError> {
+    describe("m", &fixture(name), &BTreeMap::new())
+}
+
 #[test]
 fn directories_describe_their_models() {
-    let described = describe("m", &fixture("bert")).unwrap().unwrap();
+    let described = read("bert").unwrap().unwrap();
     let line = |tensors: &[AutoTensor]| -> Vec<String> {
         let marks =
             |tensor: &AutoTensor| format!("{}{}", if tensor.optional { "?" } else { "" }, if tensor.ragged { "~" } else { "" });
@@ -282,7 +350,7 @@ fn directories_describe_their_models() {
     };
     assert_eq!(
         line(&described.encoder.inputs),
-        ["input_ids~ INT64 [-1]", "attention_mask~ INT64 [-1]", "token_type_ids?~ INT64 [-1]"]
+        ["input_ids~ INT64 [-1]", "attention_mask?~ INT64 [-1]", "token_type_ids?~ INT64 [-1]"]
     );
     assert_eq!(line(&described.encoder.outputs), ["EMBEDDING FP32 [24]"]);
     let tokenizer = described.tokenizer.unwrap();
@@ -290,30 +358,19 @@ fn directories_describe_their_models() {
     assert_eq!(line(&tokenizer.outputs), ["input_ids INT64 [-1]", "attention_mask INT64 [-1]", "token_type_ids INT64 [-1]"]);
     assert!(described.labels.is_empty());
 
-    let described = describe("m", &fixture("distilbert-classifier")).unwrap().unwrap();
-    assert_eq!(line(&described.encoder.inputs), ["input_ids~ INT64 [-1]", "attention_mask~ INT64 [-1]"]);
+    let described = read("distilbert-classifier").unwrap().unwrap();
+    assert_eq!(line(&described.encoder.inputs), ["input_ids~ INT64 [-1]", "attention_mask?~ INT64 [-1]"]);
+    let tokenizer = described.tokenizer.unwrap();
+    assert_eq!(line(&tokenizer.inputs), ["TEXT BYTES [1]", "TEXT_PAIR? BYTES [1]"]);
+    let asked = [("task".to_owned(), "hidden_states".to_owned())].into();
+    let hidden = describe("m", &fixture("distilbert-classifier"), &asked).unwrap().unwrap();
+    assert_eq!(line(&hidden.encoder.outputs), ["LAST_HIDDEN_STATE FP32 [-1,24]"]);
+    let asked = [("task".to_owned(), "poetry".to_owned())].into();
+    let refusal = describe("m", &fixture("bert"), &asked).unwrap_err().to_string();
+    assert!(refusal.starts_with("parameter 'task' of model 'm' must be 'embedding', "), "{refusal}");
     assert_eq!(line(&described.encoder.outputs), ["LOGITS FP32 [3]"]);
     assert_eq!(described.labels.len(), 3);
-    assert!(describe("m", &fixture(".")).unwrap().is_none());
-}
-
-#[test]
-fn descriptions_agree_with_the_loaded_models() {
-    let all = ["bert", "bert-pooling", "bert-f16-shards", "bert-bf16", "bert-classifier", "roberta", "distilbert"];
-    for name in all {
-        let described = describe("m", &fixture(name)).unwrap().unwrap().encoder;
-        let loaded = load_encoder(&fixture(name), &candle_core::Device::Cpu).unwrap();
-        let signature = loaded.signature();
-        for (tensors, infos) in [(&described.inputs, &signature.inputs), (&described.outputs, &signature.outputs)] {
-            let described: Vec<_> =
-                tensors.iter().map(|tensor| (tensor.name.to_string(), tensor.optional, tensor.dims.clone())).collect();
-            let dim = |dim: &Option<usize>| dim.map_or(Dim::Variable, Dim::Fixed);
-            let own = |info: &models::TensorInfo| {
-                (info.name.clone(), info.optional, Dims::new(info.dims.iter().map(dim).collect::<Vec<_>>()))
-            };
-            assert_eq!(described, infos.iter().map(own).collect::<Vec<_>>(), "{name}");
-        }
-    }
+    assert!(read(".").unwrap().is_none());
 }
 
 #[test]
@@ -324,7 +381,23 @@ fn configurations_that_do_not_suit_are_refused() {
     };
     assert_eq!(parameter("model", "decoder"), "parameter 'model' of model 'm' must be 'encoder' or 'tokenizer', got 'decoder'");
     let known = crate::config::SCHEDULER_PARAMETERS.join(", ");
-    assert_eq!(parameter("pooling", "cls"), format!("'candle' has no parameter 'pooling' (model 'm'); it takes: model, {known}"));
+    let own = "model, dtype, threads, task, tower, batch_layout";
+    assert_eq!(
+        parameter("pooling", "cls"),
+        format!("'candle encoder' has no parameter 'pooling' (model 'm'); it takes: {own}, {known}")
+    );
+    assert_eq!(parameter("threads", "none"), "parameter 'threads' of model 'm' must be an integer of at least 1, got 'none'");
+    assert_eq!(parameter("threads", "0"), "parameter 'threads' of model 'm' must be an integer of at least 1, got '0'");
+    for (key, value) in [("dtype", "int4"), ("tower", "eiffel"), ("task", "poetry"), ("batch_layout", "square")] {
+        let refusal = parameter(key, value);
+        assert!(refusal.starts_with(&format!("parameter '{key}' of model 'm' must be ")), "{refusal}");
+        assert!(refusal.ends_with(&format!(", got '{value}'")), "{refusal}");
+    }
+    let tokenizer = format!("{TOKENIZER} parameters {{ key: \"threads\" value {{ string_value: \"1\" }} }}");
+    assert_eq!(
+        refusal(&tokenizer),
+        format!("'candle tokenizer' has no parameter 'threads' (model 'm'); it takes: model, task, tower, {known}")
+    );
     assert_eq!(
         refusal(&format!("{ENCODER} instance_group {{ kind: KIND_GPU }}")),
         "instance group of model 'm' asks for KIND_GPU, but this build has no CUDA support; write KIND_CPU or KIND_AUTO"
@@ -344,8 +417,34 @@ fn configurations_that_do_not_suit_are_refused() {
         unsuited(&ENCODER.replace("EMBEDDING", "LOGITS")),
         "each output to be one of EMBEDDING; its configuration has output 'LOGITS'"
     );
-    let no_mask: String = ENCODER.lines().filter(|line| !line.contains("attention_mask")).collect();
-    assert_eq!(unsuited(&no_mask), "input 'attention_mask', not optional; its configuration has no such input");
+    let no_ids: String = ENCODER.lines().filter(|line| !line.contains("input_ids")).collect();
+    assert_eq!(unsuited(&no_ids), "input 'input_ids', not optional; its configuration has no such input");
+}
+
+#[test]
+fn an_execution_takes_a_slot_for_each_of_its_threads() {
+    let threads = |written: &str, slots: usize| {
+        let devices = Devices::new(DeviceOptions {
+            slots: [("cpu".to_owned(), NonZeroUsize::new(slots).unwrap())].into(),
+            ..DeviceOptions::default()
+        });
+        let text = match written {
+            "" => format!("{ENCODER} dynamic_batching {{ }}"),
+            written => format!(
+                "{ENCODER} dynamic_batching {{ }} parameters {{ key: \"threads\" value {{ string_value: \"{written}\" }} }}"
+            ),
+        };
+        let served = served(&text, 1, &fixture("bert"));
+        let backend = open(&served)?;
+        let pool = InstancePool::start(served, &backend, 4, &devices)?;
+        Ok::<usize, LoadError>(pool.seat().unwrap().slots().get())
+    };
+    assert_eq!(threads("", 3).unwrap(), 3, "all of them");
+    assert_eq!(threads("2", 3).unwrap(), 2);
+    assert_eq!(
+        threads("4", 3).unwrap_err().to_string(),
+        "parameter 'threads' of model 'm' asks for 4 threads, but the device 'cpu' has 3 slots; ask for at most 3, or start the server with --device-slots cpu=4"
+    );
 }
 
 #[test]
@@ -355,11 +454,11 @@ fn missing_files_fail_the_load() {
     assert!(refusal(ENCODER).contains("config.json: file not found"), "{}", refusal(ENCODER));
     std::fs::copy(fixture("bert").join("config.json"), empty.path().join("config.json")).unwrap();
     assert!(refusal(TOKENIZER).contains("tokenizer.json: file not found"), "{}", refusal(TOKENIZER));
-    assert!(describe("m", empty.path()).unwrap().is_none());
+    assert!(describe("m", empty.path(), &BTreeMap::new()).unwrap().is_none());
     // With weights beside it the directory is a model, and must be one that is known.
     std::fs::write(empty.path().join("model.safetensors"), b"").unwrap();
     std::fs::write(empty.path().join("config.json"), br#"{ "model_type": "llama" }"#).unwrap();
-    let error = describe("m", empty.path()).unwrap_err().to_string();
+    let error = describe("m", empty.path(), &BTreeMap::new()).unwrap_err().to_string();
     assert!(error.starts_with("model 'm': ") && error.contains("'llama' is not supported"), "{error}");
 }
 

@@ -56,6 +56,7 @@ struct Place {
     gate: Arc<DeviceGate>,
     lane: Lane,
     share: ShareId,
+    slots: NonZeroUsize,
     needs: super::resources::Needs,
 }
 
@@ -93,8 +94,9 @@ impl DeviceGate {
     pub fn seat(self: &Arc<Self>, lane: Lane, spec: ShareSpec, device: &str, needs: &[Resource]) -> Result<Seat, LoadError> {
         let mut state = self.lock();
         let needs = state.resources.register(&spec.model, device, needs)?;
+        let slots = spec.slots;
         let share = state.lanes[lane.0].register(ShareSpec { needs: needs.clone(), ..spec });
-        Ok(Seat { place: Arc::new(Place { gate: Arc::clone(self), lane, share, needs }) })
+        Ok(Seat { place: Arc::new(Place { gate: Arc::clone(self), lane, share, slots, needs }) })
     }
 
     /// Device time used in a lane so far, in all, and by each share.
@@ -197,6 +199,11 @@ impl Seat {
         let id = state.claim(&self.place, told);
         DeviceGate::settle(state, now());
         Claim { place: Arc::clone(&self.place), id }
+    }
+
+    /// Slots that each of its turns takes.
+    pub fn slots(&self) -> NonZeroUsize {
+        self.place.slots
     }
 
     /// Whether claims from both seats are the same to the device.

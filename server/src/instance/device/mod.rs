@@ -2,9 +2,10 @@
 //! (`resources`, pure), the concurrent shell over both (`gate`), and which devices there are (`registry`). May
 //! import the words, `config` and what of `instance` describes a model version; must never know a batch or a request.
 //!
-//! A device is a name. Models on candle share `cpu`, with as many slots as there are cores; the builtin model `fake`
-//! shares the virtual device that it names; the other builtin models compute nothing and share none. Under the rate
-//! limiter every instance claims turns, those of no device included.
+//! A device is a name and a number of slots, of which an execution takes one or more. Encoders share `cpu`, which has a
+//! slot per core: an execution takes as many as it keeps threads busy, and so no more threads compute than there are
+//! cores, however many models run. The builtin model `fake` shares the virtual device that it names; tokenizers and the
+//! other builtin models share none. Under the rate limiter every instance claims turns, those of no device included.
 //!
 //! How a seat is used. An instance's thread that has something to run calls [`Seat::acquire`], runs one batch and, where
 //! more waits for it, calls [`DevicePermit::exchange`], else drops the permit. A driver calls [`Seat::request`] when it
@@ -32,7 +33,7 @@ pub use registry::{DeviceOptions, DeviceUsage, Devices, ModelUsage};
 pub struct SharedDevice {
     /// Name.
     pub name: Arc<str>,
-    /// How many executions it runs side by side, unless the command line says otherwise.
+    /// How many slots it has, unless the command line says otherwise.
     pub slots: NonZeroUsize,
 }
 

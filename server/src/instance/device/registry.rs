@@ -22,7 +22,7 @@ const NO_DEVICE: &str = "0";
 /// How devices are shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceOptions {
-    /// Executions that run side by side, by device, where not the device's own number.
+    /// Slots, by device, where not the device's own number.
     pub slots: BTreeMap<String, NonZeroUsize>,
     /// Whether instances wait for the resources of their rate limiters.
     pub limits_rates: bool,
@@ -51,7 +51,7 @@ struct Entry {
 pub struct DeviceUsage {
     /// Device.
     pub name: Arc<str>,
-    /// Executions that may run side by side.
+    /// Slots, of which every execution takes one or more.
     pub slots: usize,
     /// Time used in all slots together since it was first used: the busy fraction is its growth over `slots` times
     /// the time that has passed.
@@ -100,22 +100,24 @@ impl Devices {
     /// Instances that have equal seats compete as one.
     ///
     /// # Errors
-    /// As [`ResourcePool::register`]; more devices than a server has room for.
+    /// As [`ResourcePool::register`] and [`Backend::turn_slots`]; more devices than a server has room for.
     pub fn seats(
         &self,
         served: &ServedVersion,
         backend: &dyn Backend,
         slots: &[InstanceSlot],
     ) -> Result<Vec<Option<Seat>>, LoadError> {
-        let places: Vec<Option<Claimant>> = slots.iter().map(|slot| self.claimant(backend, slot)).collect();
-        let mut seats: Vec<(Claimant, Seat)> = Vec::new();
         let mut entries = self.lock();
+        let places: Vec<Option<Claimant>> =
+            slots.iter().map(|slot| self.claimant(&mut entries, served, backend, slot)).collect::<Result<_, LoadError>>()?;
+        let mut seats: Vec<(Claimant, Seat)> = Vec::new();
         for claimant in places.iter().flatten() {
             if seats.iter().any(|(known, _)| known == claimant) {
                 continue;
             }
             let alike = places.iter().flatten().filter(|other| *other == claimant).count();
-            let seat = self.seat(&mut entries, served, claimant, NonZeroUsize::new(alike).unwrap_or(NonZeroUsize::MIN))?;
+            let instances = NonZeroUsize::new(alike).unwrap_or(NonZeroUsize::MIN);
+            let seat = self.seat(&mut entries, served, claimant, instances)?;
             seats.push((claimant.clone(), seat));
         }
         let seat_of = |claimant: Claimant| seats.iter().find(|(known, _)| *known == claimant).map(|(_, seat)| seat.clone());
@@ -150,12 +152,25 @@ impl Devices {
             .collect()
     }
 
-    fn claimant(&self, backend: &dyn Backend, slot: &InstanceSlot) -> Option<Claimant> {
+    fn claimant(
+        &self,
+        entries: &mut Vec<Entry>,
+        served: &ServedVersion,
+        backend: &dyn Backend,
+        slot: &InstanceSlot,
+    ) -> Result<Option<Claimant>, LoadError> {
         let device = backend.device(slot);
-        match self.common {
-            Some(_) => Some(Claimant { device, limiter: slot.group.rate_limiter.clone() }),
-            None => Some(Claimant { device: Some(device?), limiter: RateLimiter::default() }),
-        }
+        let limiter = match (self.limits_rates(), &device) {
+            (true, _) => slot.group.rate_limiter.clone(),
+            (false, Some(_)) => RateLimiter::default(),
+            (false, None) => return Ok(None),
+        };
+        let available = self.entry(entries, served, device.as_ref())?.slots;
+        let slots = match device {
+            Some(_) => backend.turn_slots(slot, available)?,
+            None => NonZeroUsize::MIN,
+        };
+        Ok(Some(Claimant { device, limiter, slots }))
     }
 
     fn seat(
@@ -165,19 +180,16 @@ impl Devices {
         claimant: &Claimant,
         instances: NonZeroUsize,
     ) -> Result<Seat, LoadError> {
-        let model = &served.config.name;
-        let entry = self.entry(entries, claimant.device.as_ref()).ok_or_else(|| LoadError::Backend {
-            model: model.to_string(),
-            reason: format!("the models of this server share more than {MAX_DEVICES} devices"),
-        })?;
+        let entry = self.entry(entries, served, claimant.device.as_ref())?;
         let share = served.config.device_share;
         let spec = ShareSpec {
-            model: Arc::clone(model),
+            model: Arc::clone(&served.config.name),
             version: served.version,
             priority: share.priority,
             weight: share.weight,
             divisor: claimant.limiter.priority,
             instances,
+            slots: claimant.slots,
             needs: Needs::default(),
         };
         let device = match &claimant.device {
@@ -187,18 +199,24 @@ impl Devices {
         entry.gate.seat(entry.lane, spec, device, &claimant.limiter.resources)
     }
 
-    /// The device of this name, made where it is not there yet; `None` where there are too many.
-    fn entry<'a>(&self, entries: &'a mut Vec<Entry>, device: Option<&SharedDevice>) -> Option<&'a Entry> {
+    /// The device of this name, made where it is not there yet.
+    fn entry<'a>(
+        &self,
+        entries: &'a mut Vec<Entry>,
+        served: &ServedVersion,
+        device: Option<&SharedDevice>,
+    ) -> Result<&'a Entry, LoadError> {
         let name = device.map(|device| &device.name);
-        let place = match entries.iter().position(|entry| entry.name.as_ref() == name) {
-            Some(place) => place,
-            None => {
-                let configured = device.and_then(|device| self.options.slots.get(&*device.name).copied());
-                let slots = configured.or(device.map(|device| device.slots)).unwrap_or(NonZeroUsize::MAX);
-                self.make(entries, name.cloned(), slots)?
-            }
-        };
-        entries.get(place)
+        let known = entries.iter().position(|entry| entry.name.as_ref() == name);
+        let place = known.or_else(|| {
+            let configured = device.and_then(|device| self.options.slots.get(&*device.name).copied());
+            let slots = configured.or(device.map(|device| device.slots)).unwrap_or(NonZeroUsize::MAX);
+            self.make(entries, name.cloned(), slots)
+        });
+        place.and_then(|place| entries.get(place)).ok_or_else(|| LoadError::Backend {
+            model: served.config.name.to_string(),
+            reason: format!("the models of this server share more than {MAX_DEVICES} devices"),
+        })
     }
 
     fn make(&self, entries: &mut Vec<Entry>, name: Option<Arc<str>>, slots: NonZeroUsize) -> Option<usize> {
@@ -224,4 +242,5 @@ impl Devices {
 struct Claimant {
     device: Option<SharedDevice>,
     limiter: RateLimiter,
+    slots: NonZeroUsize,
 }

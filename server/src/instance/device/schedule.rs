@@ -7,6 +7,10 @@
 //! that comes back from idling begins there. So it saves nothing up, and yet it is served before every share that
 //! has just used the device: at most the execution that runs then keeps it waiting.
 //!
+//! An execution takes as many slots as its share says, at once or not at all. A turn that is next and finds too few of
+//! them free is waited for, and nobody overtakes it: what narrow turns leave free would never be wide enough otherwise.
+//! What an execution uses of the device counts by slot: four slots for a second are four seconds.
+//!
 //! Source: Goyal, Vin, Cheng, "Start-time fair queueing" (1996); with several slots its extension SFQ(D) of Jin,
 //! Chase, Kaur, "Interposed proportional sharing for a storage service utility" (2004).
 
@@ -50,12 +54,14 @@ pub struct ShareSpec {
     pub divisor: NonZeroU32,
     /// Most executions at a time. Claims may be made before one of them has ended.
     pub instances: NonZeroUsize,
+    /// Slots that each execution takes; of more than the device has, all of them.
+    pub slots: NonZeroUsize,
     /// Resources that each execution holds.
     pub needs: Needs,
 }
 
 impl ShareSpec {
-    /// A share of weight 1 in the default class, for one instance that needs no resources.
+    /// A share of weight 1 in the default class, for one instance that takes one slot and needs no resources.
     pub fn new(model: &str) -> Self {
         Self {
             model: model.into(),
@@ -64,12 +70,15 @@ impl ShareSpec {
             weight: NonZeroU32::MIN,
             divisor: NonZeroU32::MIN,
             instances: NonZeroUsize::MIN,
+            slots: NonZeroUsize::MIN,
             needs: Needs::default(),
         }
     }
 
-    fn virtual_time(&self, used: Duration) -> Tag {
-        used.as_nanos().saturating_mul(TAG_SCALE).saturating_mul(self.divisor.get().into()) / Tag::from(self.weight.get())
+    /// The virtual time of an execution that takes so long.
+    fn virtual_time(&self, taken: Duration) -> Tag {
+        let used = taken.as_nanos().saturating_mul(self.slots.get() as Tag);
+        used.saturating_mul(TAG_SCALE).saturating_mul(self.divisor.get().into()) / Tag::from(self.weight.get())
     }
 }
 
@@ -115,37 +124,43 @@ impl Grant {
 /// Device time that has been used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Used {
-    /// Sum over all executions, those that run included.
+    /// Sum over all executions, those that run included, of their time in each of the slots that they take.
     pub busy: Duration,
     /// Executions that have begun.
     pub executions: u64,
 }
 
-/// The integral of the number of executions that run over time.
+/// The integral of the number of slots that are taken over time.
 #[derive(Clone, Copy, Debug, Default)]
 struct Meter {
-    running: u32,
+    /// Executions that run.
+    running: usize,
+    /// Slots that they take.
+    taken: usize,
     used: Used,
     changed_at: Timestamp,
 }
 
 impl Meter {
     fn at(&self, now: Timestamp) -> Used {
-        let running = now.since(self.changed_at).saturating_mul(self.running);
-        Used { busy: self.used.busy.saturating_add(running), executions: self.used.executions }
+        let taken = u32::try_from(self.taken).unwrap_or(u32::MAX);
+        let since = now.since(self.changed_at).saturating_mul(taken);
+        Used { busy: self.used.busy.saturating_add(since), executions: self.used.executions }
     }
 
-    fn begin(&mut self, now: Timestamp) {
+    fn begin(&mut self, now: Timestamp, slots: NonZeroUsize) {
         self.used = self.at(now);
         self.used.executions += 1;
         self.changed_at = now;
         self.running += 1;
+        self.taken += slots.get();
     }
 
-    fn end(&mut self, now: Timestamp) {
+    fn end(&mut self, now: Timestamp, slots: NonZeroUsize) {
         self.used = self.at(now);
         self.changed_at = now;
         self.running -= 1;
+        self.taken -= slots.get();
     }
 }
 
@@ -174,12 +189,8 @@ struct Claim<T> {
 }
 
 impl<T> Share<T> {
-    fn running(&self) -> usize {
-        self.meter.running as usize
-    }
-
     fn first(&self) -> Option<&Claim<T>> {
-        self.waiting.front().filter(|_| self.running() < self.spec.instances.get())
+        self.waiting.front().filter(|_| self.meter.running < self.spec.instances.get())
     }
 }
 
@@ -220,9 +231,9 @@ struct Order {
     number: u64,
 }
 
-/// The turns of one device on which at most `slots` executions run at a time. `T` is what a claim carries.
+/// The turns of one device, of whose `slots` each execution takes one or more. `T` is what a claim carries.
 pub struct DeviceScheduler<T> {
-    slots: usize,
+    slots: NonZeroUsize,
     shares: Slab<Share<T>>,
     classes: BTreeMap<u8, Class>,
     /// Shares with waiting claims, in no order.
@@ -234,24 +245,12 @@ pub struct DeviceScheduler<T> {
 impl<T> DeviceScheduler<T> {
     /// An idle device.
     pub fn new(slots: NonZeroUsize) -> Self {
-        Self {
-            slots: slots.get(),
-            shares: Slab::new(),
-            classes: BTreeMap::new(),
-            backlog: Vec::new(),
-            claims: 0,
-            meter: Meter::default(),
-        }
+        Self { slots, shares: Slab::new(), classes: BTreeMap::new(), backlog: Vec::new(), claims: 0, meter: Meter::default() }
     }
 
-    /// Executions that may run at a time.
-    pub fn slots(&self) -> usize {
-        self.slots
-    }
-
-    /// Executions that run.
-    pub fn running(&self) -> usize {
-        self.meter.running as usize
+    /// Slots that no execution takes.
+    pub fn free(&self) -> usize {
+        self.slots.get() - self.meter.taken
     }
 
     /// Whether no share is registered.
@@ -263,7 +262,7 @@ impl<T> DeviceScheduler<T> {
     pub fn register(&mut self, spec: ShareSpec) -> ShareId {
         self.classes.entry(spec.priority).or_default();
         ShareId(self.shares.insert(Share {
-            spec,
+            spec: ShareSpec { slots: spec.slots.min(self.slots), ..spec },
             waiting: VecDeque::new(),
             finish: 0,
             estimate: Duration::ZERO,
@@ -320,13 +319,18 @@ impl<T> DeviceScheduler<T> {
         Some(removed.payload)
     }
 
-    /// Grants the next turn, if there is a slot and a claim that can run: one of whose share not all instances run,
-    /// and whose resources are free. To be called until it grants nothing, after every claim and every release.
+    /// Grants the next turn, if there is a claim that can run and the slots that it takes are free. One can run of whose
+    /// share not all instances run, and whose resources are free. To be called until it grants nothing, after every
+    /// claim, every withdrawal and every release.
     pub fn next(&mut self, now: Timestamp, resources: &mut ResourcePool) -> Option<(Grant, T)> {
-        if self.running() >= self.slots {
+        if self.free() == 0 {
             return None;
         }
         let (order, index) = self.best(resources)?;
+        if self.shares[index].spec.slots.get() > self.free() {
+            // What is free is kept for it: nobody goes before whoever is next.
+            return None;
+        }
         self.count_passed(order, resources);
         let share = &mut self.shares[index];
         let claim = share.waiting.pop_front()?;
@@ -334,8 +338,8 @@ impl<T> DeviceScheduler<T> {
         let start = order.start;
         let charged = share.spec.virtual_time(claim.estimate.unwrap_or(share.estimate));
         share.finish = start.saturating_add(charged);
-        share.meter.begin(now);
-        self.meter.begin(now);
+        share.meter.begin(now, share.spec.slots);
+        self.meter.begin(now, share.spec.slots);
         class.now = class.now.max(start);
         class.running += 1;
         class.waiting -= 1;
@@ -350,14 +354,14 @@ impl<T> DeviceScheduler<T> {
         Some((grant, claim.payload))
     }
 
-    /// Ends a turn: its share is charged the time that it really took.
+    /// Ends a turn: its share is charged the time that it really took, in every slot that it had.
     pub fn release(&mut self, now: Timestamp, grant: Grant, resources: &mut ResourcePool) {
         let share = &mut self.shares[grant.share.0];
         let used = now.since(grant.granted_at);
         share.finish = share.finish.saturating_sub(grant.charged).saturating_add(share.spec.virtual_time(used));
         share.estimate = if share.estimate.is_zero() { used } else { (share.estimate * 3 + used) / 4 };
-        share.meter.end(now);
-        self.meter.end(now);
+        share.meter.end(now, share.spec.slots);
+        self.meter.end(now, share.spec.slots);
         resources.give_back(&share.spec.needs);
         let class = self.classes.entry(share.spec.priority).or_default();
         class.running -= 1;
@@ -438,7 +442,7 @@ impl<T> DeviceScheduler<T> {
     }
 
     fn forget_if_gone(&mut self, share: ShareId) {
-        if self.shares.get(share.0).is_some_and(|share| share.closing && share.running() == 0) {
+        if self.shares.get(share.0).is_some_and(|share| share.closing && share.meter.running == 0) {
             self.shares.remove(share.0);
             self.backlog.retain(|index| *index != share.0);
         }

@@ -43,7 +43,7 @@ pub const BUSY_RATIO: &str = "alcedo_instance_busy_ratio";
 pub const SATURATION: &str = "alcedo_saturation";
 /// Gauge of the highest saturation of all models.
 pub const SATURATION_MAX: &str = "alcedo_saturation_max";
-/// Gauge of the executions that a device can run side by side.
+/// Gauge of the slots of a device, of which an execution takes one for each of its threads.
 pub const DEVICE_SLOTS: &str = "alcedo_device_slots";
 /// Counter of seconds in which a device was used, in all slots together.
 pub const DEVICE_BUSY: &str = "alcedo_device_busy_seconds_total";
@@ -208,7 +208,7 @@ fn load(page: &mut Exposition, loaded: &[(&Series, &Distributions, Labels)]) {
 
 fn devices(page: &mut Exposition, devices: &[DeviceSeries]) {
     let labels = |device: &DeviceSeries| Labels::default().with("device", &device.name);
-    page.family(DEVICE_SLOTS, "Executions that a device can run side by side", GAUGE);
+    page.family(DEVICE_SLOTS, "Slots of a device, of which an execution takes one for each of its threads", GAUGE);
     for device in devices {
         page.value(DEVICE_SLOTS, &labels(device), number(u64::try_from(device.slots).unwrap_or(u64::MAX)));
     }

@@ -84,7 +84,7 @@ pub struct Series {
 pub struct DeviceSeries {
     /// Device.
     pub name: String,
-    /// Executions that may run side by side.
+    /// Slots, of which every execution takes one or more.
     pub slots: usize,
     /// Time used in all slots together.
     pub busy: Duration,

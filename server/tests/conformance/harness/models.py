@@ -1,5 +1,6 @@
 """Model repositories written by the tests: config.pbtxt texts of builtin models."""
 
+import os
 import pathlib
 
 # Names on the wire and in the configuration, and the bytes of one element (None: variable).
@@ -112,3 +113,19 @@ def write_sleep(repository, name, extra="", instances=1):
     group = f"instance_group [ {{ count: {instances}, kind: KIND_CPU }} ]"
     return write(repository, name, config(
         name, "sleep", [("INPUT0", "FP32", [1])], [("OUTPUT0", "FP32", [1])], extra=f"{group}\n{extra}"))
+
+
+class SlowLoad:
+    """An identity model whose load goes on until the test ends it: its warmup reads a named pipe."""
+
+    def __init__(self, repository, name):
+        text = ('model_warmup { name: "pipe" batch_size: 1 inputs { key: "INPUT0" value { '
+                'data_type: TYPE_FP32 dims: [ 1 ] input_data_file: "pipe" } } }')
+        directory = write_identity(repository, name, dims=[1], extra=text)
+        (directory / "warmup").mkdir()
+        self._pipe = directory / "warmup" / "pipe"
+        os.mkfifo(self._pipe)
+
+    def end(self):
+        """Let the load end; waits until it has come to the pipe."""
+        self._pipe.write_bytes(bytes(4))

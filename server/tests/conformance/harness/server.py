@@ -1,7 +1,9 @@
-"""One `alcedo serve` process: started on free ports, waited for by its own health answers, ended by its pid."""
+"""One `alcedo serve` process: it chooses its ports, is waited for by its own health answers, and ended by its pid."""
 
+import contextlib
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -20,6 +22,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[4]
 LIMIT_S = 60.0
 # Seconds between two looks at a state.
 LOOK_S = 0.02
+
+# What the log says once all sockets are bound, as text and as JSON, in this order.
+LISTENS = re.compile("".join(rf'{what} listens.*?address\W+[\d.]+:(\d+)\W.*?' for what in ("grpc", "http", "metrics")), re.DOTALL)
 
 CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -40,16 +45,12 @@ def binary():
     return path
 
 
-def free_ports(count):
-    """Return `count` different TCP ports that are free now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+@contextlib.contextmanager
+def closed_port():
+    """A TCP port on which nobody listens, and nobody can while it is used: a socket has it that does not listen."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 def wait_until(condition, what, limit_s=LIMIT_S):
@@ -70,14 +71,11 @@ class Server:
     def __init__(self, repository, *flags, mode="explicit", load=("*",), env=None, ready=True):
         repositories = repository if isinstance(repository, (list, tuple)) else [repository]
         self.repository = pathlib.Path(repositories[0])
-        self.grpc_port, self.http_port, self.metrics_port = free_ports(3)
-        self.url = f"127.0.0.1:{self.grpc_port}"
-        self.http = f"http://127.0.0.1:{self.http_port}"
         command = [str(binary()), "serve"]
         for each in repositories:
             command += ["--model-repository", str(each)]
-        command += ["--grpc-port", str(self.grpc_port), "--http-port", str(self.http_port)]
-        command += ["--metrics-port", str(self.metrics_port)]
+        # The server takes free ports and says which: chosen here, they could be taken by the time it starts.
+        command += ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
         if mode is not None:
             command += ["--model-control-mode", mode]
         if mode == "explicit":
@@ -86,6 +84,7 @@ class Server:
         command += list(flags)
         # The server appends through a handle of its own: reading through the same one would move where it writes.
         self._log = tempfile.NamedTemporaryFile(prefix="alcedo-log-")
+        self._ports = {}
         self._channels = []
         self._clients = []
         with open(self._log.name, "ab") as sink:
@@ -109,6 +108,47 @@ class Server:
     def pid(self):
         """The process id."""
         return self.process.pid
+
+    @property
+    def grpc_port(self):
+        """The port of gRPC."""
+        return self._port("grpc")
+
+    @property
+    def http_port(self):
+        """The port of HTTP probes."""
+        return self._port("http")
+
+    @property
+    def metrics_port(self):
+        """The port of the metrics."""
+        return self._port("metrics")
+
+    @property
+    def url(self):
+        """The address of gRPC."""
+        return f"127.0.0.1:{self.grpc_port}"
+
+    @property
+    def http(self):
+        """The address of HTTP probes."""
+        return f"http://127.0.0.1:{self.http_port}"
+
+    def _port(self, what):
+        """Wait until the log says where the server listens, and return one of its ports."""
+        def said():
+            self._running()
+            listens = LISTENS.search(self.log())
+            return dict(zip(("grpc", "http", "metrics"), map(int, listens.groups()))) if listens else None
+
+        self._ports = self._ports or wait_until(said, "the server listens")
+        return self._ports[what]
+
+    def _running(self):
+        """Fail with the log if the process has ended."""
+        code = self.process.poll()
+        if code is not None:
+            raise AssertionError(f"the server ended with exit code {code}:\n{self.log()}")
 
     def log(self):
         """Return what the server has written so far."""
@@ -139,9 +179,7 @@ class Server:
         stub = self.stub()
 
         def ready():
-            code = self.process.poll()
-            if code is not None:
-                raise AssertionError(f"the server ended with exit code {code}:\n{self.log()}")
+            self._running()
             try:
                 return stub.ServerReady(pb.ServerReadyRequest(), timeout=5).ready
             except grpc.RpcError:
@@ -157,9 +195,7 @@ class Server:
         stub = self.stub()
 
         def live():
-            code = self.process.poll()
-            if code is not None:
-                raise AssertionError(f"the server ended with exit code {code}:\n{self.log()}")
+            self._running()
             try:
                 return stub.ServerLive(pb.ServerLiveRequest(), timeout=5).live
             except grpc.RpcError:

@@ -128,7 +128,13 @@ fn resources_are_held_across_devices_and_given_back() {
 #[test]
 fn threads_never_exceed_the_slots_and_all_get_their_turns() {
     const TURNS: usize = 300;
-    let [a, b, c] = seats(2, [(1, 3), (3, 2), (1, 1)]);
+    let gate = DeviceGate::new(ResourcePool::default());
+    let lane = gate.add_lane(one(2));
+    let [a, b, c] = [(1, 3, 1), (3, 2, 1), (1, 1, 2)].map(|(weight, instances, slots)| {
+        let weight = NonZeroU32::new(weight).unwrap();
+        let spec = ShareSpec { weight, instances: one(instances), slots: one(slots), ..ShareSpec::new("m") };
+        gate.seat(lane, spec, "0", &[]).unwrap()
+    });
     let running = AtomicUsize::new(0);
     let most = AtomicUsize::new(0);
     let turns = Mutex::new(Vec::new());
@@ -136,9 +142,10 @@ fn threads_never_exceed_the_slots_and_all_get_their_turns() {
         let mut next = Some(seat.reserve());
         for turn in 0..TURNS {
             let permit = next.take().unwrap().wait();
-            most.fetch_max(running.fetch_add(1, Ordering::AcqRel) + 1, Ordering::AcqRel);
+            let slots = seat.slots().get();
+            most.fetch_max(running.fetch_add(slots, Ordering::AcqRel) + slots, Ordering::AcqRel);
             turns.lock().unwrap().push(name);
-            running.fetch_sub(1, Ordering::AcqRel);
+            running.fetch_sub(slots, Ordering::AcqRel);
             // Some exchange, some drop and come again, some withdraw once more.
             next = Some(match turn % 3 {
                 0 => permit.exchange(),

@@ -28,7 +28,7 @@ struct Bench {
 
 /// Runs a script and returns what happened. A line is one of
 /// `limit <resource> <count> [<device>]` (before all others; the shares are on device 0), `share <name> <key>=<value>..` with the keys `weight`, `priority`,
-/// `divisor`, `instances`, `needs` (`r:2,s:1`), `claim <name>..`, `withdraw <name>`, `remove <name>`,
+/// `divisor`, `instances`, `slots`, `needs` (`r:2,s:1`), `claim <name>..`, `withdraw <name>`, `remove <name>`,
 /// `run <ms>` (time passes), `end <name>..` (its oldest execution ends), `turn <ms> <name>..` (time passes, every
 /// execution ends, and each of these claims again before anyone is granted a turn).
 fn script(slots: usize, lines: &str) -> String {
@@ -101,6 +101,7 @@ impl Bench {
                 "divisor" => spec.divisor = value.parse().unwrap(),
                 "priority" => spec.priority = value.parse().unwrap(),
                 "instances" => spec.instances = value.parse().unwrap(),
+                "slots" => spec.slots = value.parse().unwrap(),
                 "needs" => needs.extend(value.split(',').map(|need| need_of(need, false))),
                 "global" => needs.extend(value.split(',').map(|need| need_of(need, true))),
                 other => panic!("no such setting: {other}"),

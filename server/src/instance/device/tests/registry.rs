@@ -30,8 +30,10 @@ fn model(name: &str, more: &str) -> Arc<ServedVersion> {
 
 fn seats_of(devices: &Devices, served: &ServedVersion, backend: &On) -> Result<Vec<Option<Seat>>, LoadError> {
     let groups = served.config.instance_groups.iter().flat_map(|group| std::iter::repeat_n(group, group.count));
-    let slots: Vec<InstanceSlot> =
-        groups.enumerate().map(|(ordinal, group)| InstanceSlot { group: group.clone(), ordinal }).collect();
+    let slots: Vec<InstanceSlot> = groups
+        .enumerate()
+        .map(|(ordinal, group)| InstanceSlot { group: group.clone(), ordinal, threads: NonZeroUsize::MIN })
+        .collect();
     devices.seats(served, backend, &slots)
 }
 
@@ -124,4 +126,54 @@ fn devices_that_nobody_shares_any_more_make_room() {
         assert_eq!(devices.usage().len(), 256);
         assert!(devices.usage().iter().any(|device| &*device.name == name));
     }
+}
+
+/// A backend whose executions take so many slots of two.
+struct Wide(usize);
+
+impl Backend for Wide {
+    fn instantiate(&self, _: &InstanceSlot) -> Result<Box<dyn ModelInstance>, LoadError> {
+        unreachable!("nothing is run")
+    }
+
+    fn device(&self, _: &InstanceSlot) -> Option<SharedDevice> {
+        Some(SharedDevice { name: "npu".into(), slots: NonZeroUsize::new(2).unwrap() })
+    }
+
+    fn turn_slots(&self, _: &InstanceSlot, available: NonZeroUsize) -> Result<NonZeroUsize, LoadError> {
+        let slots = NonZeroUsize::new(self.0).unwrap();
+        let refused = || LoadError::Backend { model: "m".to_owned(), reason: format!("{slots} of {available}") };
+        (slots <= available).then_some(slots).ok_or_else(refused)
+    }
+}
+
+#[test]
+fn a_backend_says_how_many_slots_its_turns_take() {
+    let model = model("m", "instance_group { count: 2 }");
+    let groups = model.config.instance_groups.iter().flat_map(|group| std::iter::repeat_n(group, group.count));
+    let slot = |(ordinal, group): (usize, &crate::config::InstanceGroup)| InstanceSlot {
+        group: group.clone(),
+        ordinal,
+        threads: NonZeroUsize::MIN,
+    };
+    let slots: Vec<InstanceSlot> = groups.enumerate().map(slot).collect();
+    let given = |devices: &Devices, wide: usize| {
+        let seats = devices.seats(&model, &Wide(wide), &slots).map_err(|error| error.to_string())?;
+        Ok::<Vec<usize>, String>(seats.iter().flatten().map(|seat| seat.slots().get()).collect())
+    };
+    for devices in [Devices::default(), limiting(&[])] {
+        assert_eq!(given(&devices, 2), Ok(vec![2, 2]));
+        assert_eq!(given(&devices, 3).unwrap_err(), "model 'm': 3 of 2");
+        assert_eq!(devices.usage()[0].slots, 2);
+    }
+    // What the command line says counts before what the device says.
+    let told = limiting(&[("npu", 5)]);
+    assert_eq!(given(&told, 3), Ok(vec![3, 3]));
+    let seats = told.seats(&model, &Wide(3), &slots).unwrap();
+    let first = seats[0].as_ref().unwrap().acquire();
+    let second = seats[1].as_ref().unwrap().reserve();
+    drop(first);
+    drop(second.wait());
+    let usage = told.usage();
+    assert_eq!((usage[0].executions, usage[0].by_model[0].executions), (2, 2));
 }

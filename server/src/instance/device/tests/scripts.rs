@@ -230,6 +230,103 @@ fn slots_run_side_by_side() {
 }
 
 #[test]
+fn a_turn_that_is_next_and_does_not_fit_is_waited_for() {
+    // The slot that becomes free first is kept for the wide one, although a narrow one waits that would fit.
+    let lines = "
+        share narrow instances=2
+        share wide slots=2
+        claim narrow narrow
+        run 10
+        claim wide narrow narrow
+        end narrow
+        run 10
+        end narrow
+        run 10
+        end wide
+    ";
+    check(
+        2,
+        lines,
+        expect![[r#"
+        0 ms: narrow runs
+        0 ms: narrow runs
+        20 ms: wide runs
+        30 ms: narrow runs
+        30 ms: narrow runs
+    "#]],
+    );
+}
+
+#[test]
+fn a_wide_turn_counts_for_all_its_slots() {
+    // Alone on two slots, the narrow model is due twice as many turns as the one that takes both at a time.
+    let lines = "
+        share wide slots=2
+        share narrow
+        claim wide narrow
+        turn 10 wide
+        turn 10 narrow
+        turn 10 narrow
+        turn 10 wide
+        turn 10 narrow
+        turn 10 narrow
+        turn 10 wide
+    ";
+    check(
+        2,
+        lines,
+        expect![[r#"
+        0 ms: wide runs
+        10 ms: narrow runs
+        20 ms: narrow runs
+        30 ms: wide runs
+        40 ms: narrow runs
+        50 ms: narrow runs
+        60 ms: wide runs
+        70 ms: narrow runs
+    "#]],
+    );
+}
+
+#[test]
+fn a_higher_class_goes_before_a_wide_turn_and_is_stopped_for_it_in_the_end() {
+    let urgent = "turn 1 urgent urgent\n".repeat(8);
+    let lines = format!(
+        "share urgent priority=1 instances=2\nshare wide priority=3 slots=2\nclaim urgent urgent\nclaim wide\n{urgent}turn 1 urgent urgent"
+    );
+    let said = script(2, &lines);
+    assert_eq!(said.lines().filter(|line| line.ends_with("urgent runs")).count(), 18, "{said}");
+    assert!(said.ends_with("8 ms: urgent runs\n9 ms: wide runs\n"), "{said}");
+}
+
+#[test]
+fn whoever_waited_behind_a_wide_turn_goes_when_it_is_withdrawn() {
+    let lines = "
+        share narrow instances=2
+        share wide slots=3
+        claim narrow
+        run 1
+        claim wide
+        claim narrow
+        run 1
+        withdraw wide
+        share huge slots=9
+        end narrow
+        end narrow
+        claim huge
+    ";
+    check(
+        2,
+        lines,
+        expect![[r#"
+        0 ms: narrow runs
+        2 ms: narrow runs
+        2 ms: huge runs
+    "#]],
+    );
+}
+
+#[test]
 fn withdrawn_claims_are_never_granted() {
     let lines = "
         share a
