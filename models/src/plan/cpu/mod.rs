@@ -15,6 +15,8 @@
 
 mod memory;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
