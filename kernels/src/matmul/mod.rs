@@ -19,7 +19,8 @@
 //! not finite make NaN. The product of integers has the same bits with all instructions.
 //!
 //! Tolerance against the twin in f64 (whose inputs are rounded likewise), with `s` the sum of the absolute values of the
-//! products: f32 `2^-23 * sqrt(inputs) * s`, the same for bf16, and the activation's own.
+//! products: f32 `2^-23 * sqrt(inputs) * s`, the same for bf16, `2^-21` of the sum for integers, and the activation's own.
+//! The instructions for bf16 take numbers below the smallest normal one for 0.
 
 mod cpu;
 mod epilogue;
@@ -45,7 +46,8 @@ pub enum Precision {
     F32,
     /// To 8 significant bits. Where the processor has no instructions for it, slower but with the same rounding.
     Bf16,
-    /// To 8-bit integers, the input as it comes ("dynamic quantization"). Its errors are a hundred times those of `Bf16`.
+    /// To 8-bit integers, the input as it comes ("dynamic quantization"). Embeddings of MiniLM are ten times as far from those
+    /// of `F32` as with `Bf16`, at worst a cosine of 0.993 (not 0.99995), for products in three fifths of the time.
     Int8,
 }
 
