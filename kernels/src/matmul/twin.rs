@@ -12,11 +12,34 @@ pub(super) struct Expected {
     pub(super) tolerance: f64,
 }
 
-/// What a number is multiplied as.
-pub(super) fn rounded(precision: Precision, x: f32) -> f64 {
+/// What the numbers of a row of the input are multiplied as.
+fn rounded_input(precision: Precision, row: &[f32]) -> Vec<f64> {
     match precision {
-        Precision::F32 => f64::from(x),
-        Precision::Bf16 => bf16::from_f32(x).to_f64(),
+        Precision::F32 => row.iter().map(|x| f64::from(*x)).collect(),
+        Precision::Bf16 => row.iter().map(|x| bf16::from_f32(*x).to_f64()).collect(),
+        Precision::Int8 => {
+            let (low, high) = row.iter().fold((0f32, 0f32), |(low, high), x| (low.min(*x), high.max(*x)));
+            if high == low {
+                return vec![0.0; row.len()];
+            }
+            let (scale, inverse) = ((high - low) / 255.0, 255.0 / (high - low));
+            let zero = (-low * inverse).round_ties_even();
+            let integer = |x: &f32| ((x * inverse).round_ties_even() + zero).clamp(0.0, 255.0) - zero;
+            row.iter().map(|x| f64::from(integer(x)) * f64::from(scale)).collect()
+        }
+    }
+}
+
+/// What the weights of an output are multiplied as.
+fn rounded_weight(precision: Precision, row: &[f32]) -> Vec<f64> {
+    let largest = row.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+    match precision {
+        Precision::Int8 if largest == 0.0 => vec![0.0; row.len()],
+        Precision::Int8 => {
+            let integer = |x: &f32| f64::from((x * (127.0 / largest)).round_ties_even());
+            row.iter().map(|x| integer(x) * f64::from(largest / 127.0)).collect()
+        }
+        _ => rounded_input(precision, row),
     }
 }
 
@@ -31,8 +54,8 @@ pub(super) fn number(
     residual: f32,
 ) -> Expected {
     let (mut sum, mut size) = (0.0, 0.0);
-    for (x, w) in input.iter().zip(weight) {
-        let product = rounded(precision, *x) * rounded(precision, *w);
+    for (x, w) in rounded_input(precision, input).iter().zip(rounded_weight(precision, weight)) {
+        let product = x * w;
         sum += product;
         size += product.abs();
     }
@@ -41,7 +64,12 @@ pub(super) fn number(
     let active = activation::twin::apply(activation, sum);
     let value = active + f64::from(residual);
     // No activation is steeper than 1.2; the last term is the rounding of the two additions that follow the products.
-    let tolerance = 1.2 * f64::from(f32::EPSILON) * (input.len() as f64).sqrt() * size
+    // Sums of integers are exact; what is rounded is the sum itself, the two scales and their products.
+    let chain = match precision {
+        Precision::Int8 => 4.0 * sum.abs() + f64::from(bias).abs(),
+        Precision::F32 | Precision::Bf16 => (input.len() as f64).sqrt() * size,
+    };
+    let tolerance = 1.2 * f64::from(f32::EPSILON) * chain
         + if activation == Activation::Identity { 0.0 } else { 4e-7 * sum.abs().max(active.abs()) }
         + f64::from(f32::EPSILON) * (sum.abs() + value.abs());
     Expected { value, tolerance }
