@@ -4,7 +4,7 @@
 //! arenas and threads of one instance), what each step does (`steps`) and how much memory all of it takes (`memory`).
 //!
 //! # How a batch runs
-//! A batch is cut into chunks of whole texts of about [`CHUNK_TOKENS`] tokens, few enough that the activations of a chunk stay
+//! A batch is cut into chunks of whole texts of about `CHUNK_TOKENS` tokens, few enough that the activations of a chunk stay
 //! in the caches of a core, and enough that a pass over the weights is worth its traffic. With several threads and several
 //! chunks each thread takes whole chunks and none waits for another; a chunk that is alone (one long text, or a small batch)
 //! is worked on by all threads, which share every operation. Neither changes a bit of any result.
