@@ -36,7 +36,7 @@ fn main() {
     let isa = arguments.iter().find_map(|argument| isa(argument)).unwrap_or(Isa::detect());
     let rows = arguments.iter().find_map(|argument| argument.strip_prefix("rows=")?.parse().ok());
     let filter = arguments.iter().find(|argument| argument.starts_with(|first: char| first.is_ascii_digit()));
-    for precision in [Precision::F32, Precision::Bf16] {
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
         let peak = peak(isa, precision);
         println!("{precision:?} on {isa:?}: peak {peak:.0} Gop/s");
         for (outputs, inputs) in SIZES {
@@ -158,6 +158,18 @@ fn peak(isa: Isa, precision: Precision) -> f64 {
             (Isa::Avx512Bf16, Precision::Bf16) => {
                 spin!(ROUNDS, "vdpbf16ps", "zmm");
                 32
+            }
+            (Isa::Avx512Bf16, Precision::Int8) => {
+                spin!(ROUNDS, "vpdpbusd", "zmm");
+                64
+            }
+            (Isa::Avx512, Precision::Int8) => {
+                spin!(ROUNDS, "vpmaddwd", "zmm");
+                32
+            }
+            (Isa::Avx2, Precision::Int8) => {
+                spin!(ROUNDS, "vpmaddwd", "ymm");
+                16
             }
             (Isa::Avx512 | Isa::Avx512Bf16, _) => {
                 spin!(ROUNDS, "vfmadd231ps", "zmm");
