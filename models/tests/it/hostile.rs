@@ -37,6 +37,9 @@ const FAMILIES: [&str; 11] = [
     "siglip",
 ];
 
+/// Files that say how a dense module follows the pooling.
+const DENSE_FILES: [&str; 4] = ["modules.json", "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"];
+
 /// Failures are printed with their input and not kept in files.
 fn config() -> ProptestConfig {
     ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() }
@@ -129,6 +132,16 @@ proptest! {
     fn damaged_configurations_of_families(name in prop::sample::select(FAMILIES.to_vec()), damage in damage()) {
         let dir = copy_of(&family(name));
         let path = dir.path().join("config.json");
+        let mut content = std::fs::read(&path).unwrap();
+        apply(&mut content, &damage);
+        std::fs::write(&path, content).unwrap();
+        read_all(dir.path());
+    }
+
+    #[test]
+    fn damaged_dense_modules(file in prop::sample::select(DENSE_FILES.to_vec()), damage in damage()) {
+        let dir = copy_of(&family("mpnet-embedding"));
+        let path = dir.path().join(file);
         let mut content = std::fs::read(&path).unwrap();
         apply(&mut content, &damage);
         std::fs::write(&path, content).unwrap();

@@ -1,5 +1,6 @@
 //! Integration tests of the crate: fixtures against recorded outputs, refusals, hostile files, independence of batches.
 
+mod configs;
 mod families;
 mod fixture;
 mod golden;
