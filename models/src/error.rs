@@ -158,15 +158,6 @@ pub enum ModelError {
         #[source]
         source: TeamError,
     },
-    /// The tensor library failed.
-    #[error("{during}: {source}")]
-    Tensor {
-        /// The step that failed.
-        during: &'static str,
-        /// What the tensor library said.
-        #[source]
-        source: candle_core::Error,
-    },
 }
 
 /// A place inside an input.
@@ -192,17 +183,5 @@ impl fmt::Display for Position {
             Position::Row(row) => write!(f, ", row {row}"),
             Position::Element { row, column } => write!(f, ", row {row}, column {column}"),
         }
-    }
-}
-
-/// Names the step in which the tensor library failed.
-pub(crate) trait During<T> {
-    /// Turns the library's error into [`ModelError::Tensor`].
-    fn during(self, step: &'static str) -> Result<T, ModelError>;
-}
-
-impl<T> During<T> for candle_core::Result<T> {
-    fn during(self, step: &'static str) -> Result<T, ModelError> {
-        self.map_err(|source| ModelError::Tensor { during: step, source })
     }
 }

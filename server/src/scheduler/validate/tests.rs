@@ -4,7 +4,7 @@ use bytes::Bytes;
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Scheduling};
 use crate::request::{InferRequest, InputTensor, Parameters, RequestOptions};
 use crate::tensor::{DataType, Shape, Tensor};
 
@@ -74,6 +74,55 @@ fn the_cost_of_a_request_is_what_the_model_counts() {
     assert_eq!(cost(&[("batch_cost", "bytes:O")]), 2);
 }
 
+/// An encoder on candle with these parameters.
+fn encoder(parameters: &[(&str, &str)]) -> String {
+    let written: String = parameters
+        .iter()
+        .map(|(key, value)| format!("parameters {{ key: \"{key}\" value {{ string_value: \"{value}\" }} }} "))
+        .collect();
+    format!(
+        "name: \"m\" backend: \"candle\" max_batch_size: 8 dynamic_batching {{ }} {written}
+         input {{ name: \"input_ids\" data_type: TYPE_INT64 dims: -1 allow_ragged_batch: true }}
+         input {{ name: \"attention_mask\" data_type: TYPE_INT64 dims: -1 allow_ragged_batch: true optional: true }}
+         output {{ name: \"EMBEDDING\" data_type: TYPE_FP32 dims: 4 }}"
+    )
+}
+
+#[test]
+fn the_cost_of_an_encoder_is_its_work() {
+    let cost = |parameters: &[(&str, &str)], mask: Option<&[i64]>| {
+        let ids = input("input_ids", DataType::Int64, &[2, 30], 480);
+        let bytes = |mask: &[i64]| mask.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        let mask = mask
+            .map(|mask| InputTensor { contents: bytes(mask).into(), ..input("attention_mask", DataType::Int64, &[2, 30], 480) });
+        let inputs = [ids].into_iter().chain(mask).collect();
+        validate(request(inputs), &config(&encoder(parameters))).unwrap().cost
+    };
+    // Twenty tokens in the first row, and one in the second.
+    let mask: Vec<i64> = (0..60).map(|column| i64::from(column < 20 || column == 30)).collect();
+    assert_eq!(cost(&[], Some(&mask)), 21, "linear where the files say nothing");
+    assert_eq!(cost(&[("batch_cost", "tokens/10")], Some(&mask)), 20 + 40 + 1);
+    assert_eq!(cost(&[("batch_cost", "tokens/10")], None), 2 * (30 + 90), "without a mask every column counts");
+    assert_eq!(cost(&[("batch_cost", "tokens")], None), 60);
+    assert_eq!(cost(&[("batch_cost", "rows")], Some(&mask)), 2);
+    assert_eq!(cost(&[], Some(&[0; 60])), 1, "nothing is free");
+}
+
+#[test]
+fn batches_of_encoders_are_limited_by_their_work() {
+    let limit = |parameters: &[(&str, &str)]| match &config(&encoder(parameters)).scheduling {
+        Scheduling::Dynamic(dynamic) => dynamic.max_cost.map(std::num::NonZeroU64::get),
+        _ => panic!("it batches"),
+    };
+    assert_eq!(limit(&[]), Some(16384));
+    assert_eq!(limit(&[("batch_cost", "tokens/10")]), Some(16384));
+    assert_eq!(limit(&[("max_batch_tokens", "100")]), Some(100));
+    assert_eq!(limit(&[("batch_cost", "rows")]), None);
+    assert_eq!(limit(&[("batcher", "compat")]), None, "it limits rows only");
+    let written = proto::pbtxt::parse(&encoder(&[("batch_cost", "tokens/0")]), "config.pbtxt").unwrap();
+    assert!(ModelConfig::parse(written, "m").unwrap_err().to_string().ends_with("got 'tokens/0' for model 'm'"));
+}
+
 #[test]
 fn parameters_of_the_batcher_are_checked() {
     let problem = |parameters: &[(&str, &str)]| {
@@ -84,7 +133,7 @@ fn parameters_of_the_batcher_are_checked() {
         .assert_eq(&problem(&[("batcher", "triton")]));
     expect!["'parameters['max_batch_tokens']' must be an integer >= 1, got '0' for model 'm'"]
         .assert_eq(&problem(&[("max_batch_tokens", "0")]));
-    expect!["'parameters['batch_cost']' must be 'rows', 'elements:<input>' or 'bytes:<input>' with an input of the model, got 'bytes:Z' for model 'm'"]
+    expect!["'parameters['batch_cost']' must be 'rows', 'elements:<input>' or 'bytes:<input>' with an input of the model, or, with an input 'input_ids', 'tokens' or 'tokens/<tokens at which attention costs as much as the rest>', got 'bytes:Z' for model 'm'"]
         .assert_eq(&problem(&[("batch_cost", "bytes:Z")]));
     expect!["'parameters['max_batch_tokens']' must be left out where parameters['batcher'] is 'compat', which limits rows only, got 9 for model 'm'"]
         .assert_eq(&problem(&[("batcher", "compat"), ("max_batch_tokens", "9")]));
