@@ -1,4 +1,5 @@
-//! Matrix products, beside the most that one core can do: `taskset -c 1 cargo bench -p kernels --bench matmul [isa] [1536x384] [rows=64]`.
+//! Matrix products, beside the most that one core can do:
+//! `taskset -c 1 cargo bench -p kernels --bench matmul -- [isa] [1536x384] [rows=64]`.
 //!
 //! Columns: billions of operations (two for each weight and row) per second, and the share of the measured peak. "stream"
 //! multiplies with so many weights in turn that they come from memory, as in a model; "again" with the same ones.
@@ -31,12 +32,16 @@ const ROWS: [usize; 9] = [1, 5, 8, 16, 32, 64, 128, 256, 512];
 const STREAMED_BYTES: usize = 80 << 20;
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        println!("matmul: measures only with --bench, which cargo bench says and cargo test does not");
+        return;
+    }
     let isa = |name: &str| Isa::available().find(|isa| format!("{isa:?}").eq_ignore_ascii_case(name));
     let isa = arguments.iter().find_map(|argument| isa(argument)).unwrap_or(Isa::detect());
     let rows = arguments.iter().find_map(|argument| argument.strip_prefix("rows=")?.parse().ok());
     let filter = arguments.iter().find(|argument| argument.starts_with(|first: char| first.is_ascii_digit()));
-    for precision in [Precision::F32, Precision::Bf16] {
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
         let peak = peak(isa, precision);
         println!("{precision:?} on {isa:?}: peak {peak:.0} Gop/s");
         for (outputs, inputs) in SIZES {
@@ -158,6 +163,18 @@ fn peak(isa: Isa, precision: Precision) -> f64 {
             (Isa::Avx512Bf16, Precision::Bf16) => {
                 spin!(ROUNDS, "vdpbf16ps", "zmm");
                 32
+            }
+            (Isa::Avx512Bf16, Precision::Int8) => {
+                spin!(ROUNDS, "vpdpbusd", "zmm");
+                64
+            }
+            (Isa::Avx512, Precision::Int8) => {
+                spin!(ROUNDS, "vpmaddwd", "zmm");
+                32
+            }
+            (Isa::Avx2, Precision::Int8) => {
+                spin!(ROUNDS, "vpmaddwd", "ymm");
+                16
             }
             (Isa::Avx512 | Isa::Avx512Bf16, _) => {
                 spin!(ROUNDS, "vfmadd231ps", "zmm");

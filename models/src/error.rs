@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use kernels::matmul::Precision;
 use kernels::team::TeamError;
 
 /// Why a model could not be loaded or run. The texts name files, fields, tensors and inputs, never file contents, and
@@ -151,21 +152,22 @@ pub enum ModelError {
         /// What is allowed.
         expected: String,
     },
+    /// A matrix of the model is too wide for the arithmetic that was asked for.
+    #[error("a weight matrix has {inputs} inputs, more than the {limit} that {precision:?} allows; choose another dtype")]
+    TooWide {
+        /// Columns of the matrix.
+        inputs: usize,
+        /// The most that are possible.
+        limit: usize,
+        /// The arithmetic.
+        precision: Precision,
+    },
     /// The threads of a model cannot be started.
     #[error("{source}; ask for fewer threads")]
     Threads {
         /// What the operating system said.
         #[source]
         source: TeamError,
-    },
-    /// The tensor library failed.
-    #[error("{during}: {source}")]
-    Tensor {
-        /// The step that failed.
-        during: &'static str,
-        /// What the tensor library said.
-        #[source]
-        source: candle_core::Error,
     },
 }
 
@@ -192,17 +194,5 @@ impl fmt::Display for Position {
             Position::Row(row) => write!(f, ", row {row}"),
             Position::Element { row, column } => write!(f, ", row {row}, column {column}"),
         }
-    }
-}
-
-/// Names the step in which the tensor library failed.
-pub(crate) trait During<T> {
-    /// Turns the library's error into [`ModelError::Tensor`].
-    fn during(self, step: &'static str) -> Result<T, ModelError>;
-}
-
-impl<T> During<T> for candle_core::Result<T> {
-    fn during(self, step: &'static str) -> Result<T, ModelError> {
-        self.map_err(|source| ModelError::Tensor { during: step, source })
     }
 }

@@ -9,12 +9,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use half::{bf16, f16};
 use kernels::embed::TableType;
 use kernels::mapped::MappedFile;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::error::{During, ModelError};
+use crate::error::ModelError;
 use crate::json::{JsonFile, describe};
 use crate::plan::MappedTable;
 
@@ -165,40 +165,29 @@ impl Weights {
         Ok((stored, file))
     }
 
-    /// The tensor `name`, which must have shape `expected`, as f32 on `device`. F32, F16, BF16 and F64 are converted.
+    /// The tensor `name`, which must have shape `expected`, as plain numbers in row-major order. F32, F16, BF16 and F64 are
+    /// converted.
     ///
     /// # Errors
     /// [`ModelError::TensorMissing`], [`ModelError::TensorShape`] and [`ModelError::TensorDType`] name the tensor, the
     /// file, what was expected and what is there.
-    pub fn tensor(&self, name: &str, expected: &[usize], device: &Device) -> Result<Tensor, ModelError> {
-        let (stored, file) = self.find(name, expected)?;
-        let dtype = match stored.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            Dtype::F64 => DType::F64,
-            other => return Err(wrong_dtype(name, file, other)),
-        };
-        let bytes = &file.as_bytes()[stored.bytes.clone()];
-        Tensor::from_raw_buffer(bytes, dtype, expected, &Device::Cpu)
-            .and_then(|tensor| tensor.to_dtype(DType::F32)?.to_device(device))
-            .during("reading a weight tensor")
-    }
-
-    /// As [`Weights::tensor`], as plain numbers in row-major order.
-    ///
-    /// # Errors
-    /// Those of [`Weights::tensor`].
     pub fn floats(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>, ModelError> {
-        let tensor = self.tensor(name, expected, &Device::Cpu)?;
-        tensor.flatten_all().and_then(|flat| flat.to_vec1()).during("reading a weight tensor")
+        let (stored, file) = self.find(name, expected)?;
+        let bytes = &file.as_bytes()[stored.bytes.clone()];
+        match stored.dtype {
+            Dtype::F32 => Ok(convert(bytes, f32::from_le_bytes)),
+            Dtype::F16 => Ok(convert(bytes, |bytes| f16::from_le_bytes(bytes).to_f32())),
+            Dtype::BF16 => Ok(convert(bytes, |bytes| bf16::from_le_bytes(bytes).to_f32())),
+            Dtype::F64 => Ok(convert(bytes, |bytes| f64::from_le_bytes(bytes) as f32)),
+            other => Err(wrong_dtype(name, file, other)),
+        }
     }
 
     /// The factors (`kind` 0) or summands (`kind` 1) of the layer normalization `name`: `{name}.weight` and `{name}.bias`, or
     /// the `gamma` and `beta` of files converted from TensorFlow.
     ///
     /// # Errors
-    /// Those of [`Weights::tensor`].
+    /// Those of [`Weights::floats`].
     pub(crate) fn norm(&self, name: &str, kind: usize, size: usize) -> Result<Vec<f32>, ModelError> {
         let converted = !self.contains(&format!("{name}.weight")) && self.contains(&format!("{name}.gamma"));
         let ends = if converted { ["gamma", "beta"] } else { ["weight", "bias"] };
@@ -208,7 +197,7 @@ impl Weights {
     /// The tensor `name` of shape `expected` where it lies, without a copy.
     ///
     /// # Errors
-    /// Those of [`Weights::tensor`]; F64 is refused too.
+    /// Those of [`Weights::floats`]; F64 is refused too.
     pub fn table(&self, name: &str, expected: &[usize]) -> Result<MappedTable, ModelError> {
         let (stored, file) = self.find(name, expected)?;
         let dtype = match stored.dtype {
@@ -219,6 +208,11 @@ impl Weights {
         };
         Ok(MappedTable::new(file.clone(), stored.bytes.clone(), dtype))
     }
+}
+
+/// Numbers of `N` bytes each, which lie at any address.
+fn convert<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+    bytes.as_chunks::<N>().0.iter().map(|bytes| number(*bytes)).collect()
 }
 
 fn wrong_dtype(name: &str, file: &MappedFile, got: Dtype) -> ModelError {

@@ -54,8 +54,10 @@ unsafe impl Sync for Call<'_> {}
 /// Some queries of a span and one head.
 struct Item<'a> {
     span: &'a Span,
+    sight: Sight,
     queries: Range<usize>,
     head: usize,
+    layout: Layout,
 }
 
 pub(super) fn attention(team: &Team, parts: [Heads<'_>; 3], spans: &[Span], spec: &Spec, bias: Bias<'_>, output: &mut [f32]) {
@@ -94,8 +96,12 @@ unsafe fn items<S: Vector>(call: &Call<'_>, share: Share, memory: &mut [f32]) {
     };
     let mut before = 0;
     for span in call.spans {
-        for head in 0..call.spec.heads {
-            for queries in cuts(call, span) {
+        for queries in cuts(call, span) {
+            let sight = sight(call.spec, span);
+            let keys = sight.of_any(&queries).len().min(layout::most_keys(call.bias));
+            let layout = Layout::new(call.spec, call.bias, queries.len(), keys);
+            assert!(layout.total <= memory.len(), "the scratch memory of a team is smaller than attention needs");
+            for head in 0..call.spec.heads {
                 let owner = (before * share.count as u64).checked_div(total).unwrap_or(0);
                 if share.count > 1 {
                     before += cost(call, span, &queries);
@@ -103,7 +109,7 @@ unsafe fn items<S: Vector>(call: &Call<'_>, share: Share, memory: &mut [f32]) {
                 if owner != share.index as u64 {
                     continue;
                 }
-                let item = Item { span, queries, head };
+                let item = Item { span, sight, queries: queries.clone(), head, layout };
                 // SAFETY: the instructions of `S` are available, as of this function.
                 unsafe {
                     if !attend::<S>(call, &item, memory, Weights::Plain) {
@@ -119,11 +125,8 @@ unsafe fn items<S: Vector>(call: &Call<'_>, share: Share, memory: &mut [f32]) {
 #[inline(always)]
 unsafe fn attend<S: Vector>(call: &Call<'_>, item: &Item<'_>, memory: &mut [f32], weights: Weights) -> bool {
     let (spec, bias) = (call.spec, call.bias);
-    let sight = sight(spec, item.span);
-    let seen = sight.of_any(&item.queries);
+    let (seen, layout) = (item.sight.of_any(&item.queries), &item.layout);
     let most = layout::most_keys(bias);
-    let layout = Layout::new(spec, bias, item.queries.len(), seen.len().min(most));
-    assert!(layout.total <= memory.len(), "the scratch memory of a team is smaller than attention needs");
     let memory = memory.as_mut_ptr();
     let [key, value] = [call.parts[1], call.parts[2]].map(|heads| rows(heads, spec, item.head, item.span.keys.start));
     let factor = spec.scale * LOG2_E;
@@ -131,7 +134,7 @@ unsafe fn attend<S: Vector>(call: &Call<'_>, item: &Item<'_>, memory: &mut [f32]
     // Runs once if nothing is seen: rows of zeros are written then.
     loop {
         let place = Place { queries: item.queries.clone(), keys: start..seen.end.min(start + most), head: item.head };
-        let block = Block { call, item, place: &place, sight, layout: &layout, factor, memory, weights };
+        let block = Block { call, item, place: &place, factor, memory, weights };
         // SAFETY: the caller of `attention` has checked that rows lie in their slices and tables are complete; the memory has
         // room for the layout, which is that of at least these queries and keys.
         unsafe {
@@ -145,7 +148,7 @@ unsafe fn attend<S: Vector>(call: &Call<'_>, item: &Item<'_>, memory: &mut [f32]
                     memory.add(layout.keys),
                 );
                 pack::straight::<S>(value, place.keys.len(), memory.add(layout.values));
-                position::prepare::<S>(spec, bias, &place, key, factor, &layout, memory);
+                position::prepare::<S>(spec, bias, &place, key, factor, layout, memory);
             }
             if !block.all::<S>() {
                 return false;
@@ -169,8 +172,6 @@ struct Block<'a> {
     call: &'a Call<'a>,
     item: &'a Item<'a>,
     place: &'a Place,
-    sight: Sight,
-    layout: &'a Layout,
     factor: f32,
     memory: *mut f32,
     weights: Weights,
@@ -201,7 +202,7 @@ impl Block<'_> {
     unsafe fn rows<S: Vector>(&self, rows: Range<usize>) -> bool {
         let spec = self.call.spec;
         let width = spec.heads * spec.head_size;
-        let seen = self.sight.of_any(&rows);
+        let seen = self.item.sight.of_any(&rows);
         let keys = &self.place.keys;
         let first = self.item.span.queries.start + rows.start;
         // SAFETY: the span's rows lie in the output, as the caller of `attention` has checked; the rest as of `all`.
@@ -217,18 +218,18 @@ impl Block<'_> {
                 return true;
             }
             let query = self::rows(self.call.parts[0], spec, self.item.head, first);
-            pack::left::<S>(query, rows.len(), self.factor, self.memory.add(self.layout.queries));
-            let start = position::start::<S>(spec, self.call.bias, self.place, &rows, self.layout, self.memory);
+            pack::left::<S>(query, rows.len(), self.factor, self.memory.add(self.item.layout.queries));
+            let start = position::start::<S>(spec, self.call.bias, self.place, &rows, &self.item.layout, self.memory);
             let totals = Cell::new([0.0; MOST_ROWS]);
             let scores = Scores {
-                queries: self.memory.add(self.layout.queries),
-                keys: self.memory.add(self.layout.keys),
+                queries: self.memory.add(self.item.layout.queries),
+                keys: self.memory.add(self.item.layout.keys),
                 depth: spec.head_size,
                 packed: keys.clone(),
                 rows: rows.clone(),
-                sight: self.sight,
+                sight: self.item.sight,
                 start,
-                to: self.memory.add(self.layout.scores),
+                to: self.memory.add(self.item.layout.scores),
                 raw: self.weights == Weights::Shifted,
                 totals: &totals,
             };
@@ -237,8 +238,8 @@ impl Block<'_> {
             let here = seen.start.max(keys.start) - keys.start..seen.end.min(keys.end) - keys.start;
             let Some([keep, gain]) = self.weigh::<S>(&rows, &here, ends, totals.get()) else { return false };
             let values = Values {
-                weights: self.memory.add(self.layout.scores),
-                values: self.memory.add(self.layout.values),
+                weights: self.memory.add(self.item.layout.scores),
+                values: self.memory.add(self.item.layout.values),
                 packed: keys.len(),
                 seen: here,
                 head_size: spec.head_size,
@@ -263,7 +264,7 @@ impl Block<'_> {
         totals: [f32; MOST_ROWS],
     ) -> Option<[[f32; MOST_ROWS]; 2]> {
         let (mut keep, mut gain) = ([1.0; MOST_ROWS], [1.0; MOST_ROWS]);
-        if self.weights == Weights::Plain && ends.first && ends.last && !self.sight.of(rows.end - 1).is_empty() {
+        if self.weights == Weights::Plain && ends.first && ends.last && !self.item.sight.of(rows.end - 1).is_empty() {
             // What nearly always is the case, without state from one set of packed keys to the next. If the last query sees
             // something, all do.
             let mut trusted = true;
@@ -278,18 +279,18 @@ impl Block<'_> {
             // SAFETY: the layout has room for the totals of all queries of the item, and for the scores of the block, which
             // were written in whole vectors around `here`.
             unsafe {
-                let total = self.memory.add(self.layout.totals + index);
+                let total = self.memory.add(self.item.layout.totals + index);
                 if ends.first {
                     *total = 0.0;
                 }
                 match self.weights {
                     Weights::Plain => *total += totals[r],
                     Weights::Shifted => {
-                        let largest = self.memory.add(self.layout.largest + index);
+                        let largest = self.memory.add(self.item.layout.largest + index);
                         if ends.first {
                             *largest = f32::NEG_INFINITY;
                         }
-                        let scores = self.memory.add(self.layout.scores + r * STRIDE);
+                        let scores = self.memory.add(self.item.layout.scores + r * STRIDE);
                         let (new, sum) = shift::<S>(scores, here, *largest);
                         keep[r] = if new > *largest { (*largest - new).exp2() } else { 1.0 };
                         *total = *total * keep[r] + sum;
@@ -297,7 +298,7 @@ impl Block<'_> {
                     }
                 }
                 let total = *total;
-                let blind = self.sight.of(row).is_empty();
+                let blind = self.item.sight.of(row).is_empty();
                 let least = if ends.last && !blind { *TRUSTED.start() } else { 0.0 };
                 // Not a number is in no range.
                 if self.weights == Weights::Plain && !(least..=*TRUSTED.end()).contains(&total) {

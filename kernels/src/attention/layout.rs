@@ -11,7 +11,7 @@ pub(super) const CROSSED_PAD: usize = 48;
 pub(super) const CROSSED_STRIDE: usize = CROSSED_PAD + DISENTANGLED_QUERIES + CROSSED_PAD;
 
 /// The most queries of an item with disentangled positions.
-const DISENTANGLED_QUERIES: usize = 128;
+const DISENTANGLED_QUERIES: usize = 256;
 
 /// The most keys that are packed at a time: fewer where every pair of query and key has intermediate results of its own.
 pub(super) fn most_keys(bias: Bias<'_>) -> usize {

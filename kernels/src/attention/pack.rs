@@ -45,7 +45,7 @@ pub(super) unsafe fn left<S: Vector>(rows: Rows, count: usize, factor: f32, to: 
 }
 
 /// Packs rows as columns of panels: the transpose, two vectors of rows a panel, or one vector if no more rows are left and
-/// not `wide`. Rows behind the last are zeros.
+/// not `wide`. Rows behind the last are copies of the last.
 ///
 /// # Safety
 /// The instructions of `S` are available; `row` gives the beginnings of `count` readable rows of `size` numbers, and `to` has
@@ -67,16 +67,14 @@ pub(super) unsafe fn transposed<S: Vector>(
         let mut half = 0;
         while half < step {
             let mut rows = [std::ptr::null(); MOST_LANES];
-            let real = S::LANES.min(count.saturating_sub(start + half));
-            for (lane, pointer) in rows.iter_mut().enumerate().take(real) {
-                *pointer = row(start + half + lane);
+            for (lane, pointer) in rows.iter_mut().enumerate().take(S::LANES) {
+                *pointer = row((start + half + lane).min(count - 1));
             }
             let mut k = 0;
             while k < size {
                 let columns = S::LANES.min(size - k);
-                // SAFETY: only real rows are given, of each numbers below `size`; they become rows `k` and following of
-                // the panel.
-                unsafe { S::transpose(&rows[..real], k, columns, panel.add(k * step + half), step) };
+                // SAFETY: only numbers of real rows are read; they become rows `k` and following of the panel.
+                unsafe { S::transpose(&rows, k, columns, panel.add(k * step + half), step) };
                 k += S::LANES;
             }
             half += S::LANES;

@@ -246,6 +246,17 @@ fn large_scores_behind_small_ones() {
     }
 }
 
+/// All scores are so low that the sum of weights is nothing, which shows only behind the last keys.
+#[test]
+fn low_scores_over_several_packs() {
+    let mut case = Case::new(spec(1, 8), Kind::None, 0, &[(20, 700)], 1.0, 9);
+    for row in case.input.chunks_exact_mut(case.stride) {
+        row[2..10].iter_mut().for_each(|x| *x = 6.0 + x.abs());
+        row[10..18].iter_mut().for_each(|x| *x = -6.0 - x.abs());
+    }
+    case.check();
+}
+
 /// Every head size around the widths of vectors and chunks.
 #[test]
 fn unusual_head_sizes() {

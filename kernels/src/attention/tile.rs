@@ -18,8 +18,10 @@ pub(super) const MOST_ROWS: usize = 12;
 /// The most lanes of a vector of any instruction set.
 pub(super) const MOST_LANES: usize = 16;
 
-/// What scores behind the last packed key begin with. The weight is at most 2^-126, which does not change a sum of weights that is
-/// trusted.
+/// Tiles with no more sums than this are computed as if they had twice as many.
+const FEW_SUMS: usize = 6;
+/// What scores behind the last packed key begin with where no masks are needed. What lies there is a copy of the last key: either
+/// its score is so large that the weights are not trusted, or the weight of the copy is next to nothing and the sum stays as it is.
 const UNSEEN: f32 = -1e4;
 
 /// Which keys of a span its queries see: an interval for each, whose ends do not decrease from one query to the next.
@@ -187,6 +189,8 @@ unsafe fn only<S: Vector>(x: S, first: usize, seen: &Range<usize>, otherwise: S)
 /// Adds `R` rows of `a` times a panel of `C` vectors to the sums, term by term. The sums come and go by value: behind a
 /// reference, they would be written to memory in every step.
 ///
+/// Tiles with few sums would wait for each: their terms of even and of odd rank have sums of their own.
+///
 /// # Safety
 /// The instructions of `S` are available; `a` has `R` rows and `b` one panel, `depth` long; `depth <= CHUNK` unless `a` is
 /// laid out in chunks.
@@ -203,19 +207,46 @@ unsafe fn accumulate<S: Vector, const R: usize, const C: usize>(
         while done < depth {
             let a = a.add(done / CHUNK * (MOST_ROWS * STRIDE));
             let count = CHUNK.min(depth - done);
-            for k in 0..count {
-                let mut columns = [S::splat(0.0); C];
-                for (c, column) in columns.iter_mut().enumerate() {
-                    *column = S::load(b.add(((done + k) * C + c) * S::LANES));
+            let b = b.add(done * C * S::LANES);
+            if R * C <= FEW_SUMS {
+                let mut odd = [[S::splat(0.0); C]; R];
+                for k in 0..count / 2 {
+                    sums = step(sums, a.add(2 * k), b.add(2 * k * C * S::LANES));
+                    odd = step(odd, a.add(2 * k + 1), b.add((2 * k + 1) * C * S::LANES));
                 }
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let x = S::splat(*a.add(r * STRIDE + k));
-                    for (sum, column) in sums.iter_mut().zip(columns) {
-                        *sum = x.mul_add(column, *sum);
+                if count % 2 == 1 {
+                    sums = step(sums, a.add(count - 1), b.add((count - 1) * C * S::LANES));
+                }
+                for (sums, odd) in sums.iter_mut().zip(odd) {
+                    for (sum, odd) in sums.iter_mut().zip(odd) {
+                        *sum = sum.add(odd);
                     }
+                }
+            } else {
+                for k in 0..count {
+                    sums = step(sums, a.add(k), b.add(k * C * S::LANES));
                 }
             }
             done += count;
+        }
+    }
+    sums
+}
+
+/// Adds one term to every sum.
+#[inline(always)]
+unsafe fn step<S: Vector, const R: usize, const C: usize>(mut sums: [[S; C]; R], a: *const f32, b: *const f32) -> [[S; C]; R] {
+    // SAFETY: as of `accumulate`.
+    unsafe {
+        let mut columns = [S::splat(0.0); C];
+        for (c, column) in columns.iter_mut().enumerate() {
+            *column = S::load(b.add(c * S::LANES));
+        }
+        for (r, sums) in sums.iter_mut().enumerate() {
+            let x = S::splat(*a.add(r * STRIDE));
+            for (sum, column) in sums.iter_mut().zip(columns) {
+                *sum = x.mul_add(column, *sum);
+            }
         }
     }
     sums
@@ -233,20 +264,18 @@ pub(super) unsafe fn scores<S: Vector, const R: usize>(block: &Scores<'_>) {
     };
     let (any, all) = (within(block.sight.of_any(&block.rows)), within(block.sight.of_all(&block.rows)));
     let width = 2 * S::LANES;
+    let plain = matches!(block.start, Start::Zero) && !block.raw && all == (0..block.packed.len());
     // SAFETY: as of this function.
     unsafe {
         let mut totals = [S::splat(0.0); R];
         let mut key = any.start / width * width;
-        // Behind the last packed key, panels may pass as seen: their scores are so low that they do not count.
-        let low = matches!(block.start, Start::Zero) && all.end == block.packed.len();
-        let all_end = if low { usize::MAX } else { all.end };
         while key < any.end {
-            if block.packed.len() - key > S::LANES {
-                let whole = all.start <= key && key + width <= all_end;
-                panel::<S, R, 2>(block, key, whole, &mut totals);
-            } else {
-                let whole = all.start <= key && key + S::LANES <= all_end;
-                panel::<S, R, 1>(block, key, whole, &mut totals);
+            let narrow = block.packed.len() - key <= S::LANES;
+            match (plain, narrow) {
+                (true, false) => plain_panel::<S, R, 2>(block, key, &mut totals),
+                (true, true) => plain_panel::<S, R, 1>(block, key, &mut totals),
+                (false, false) => panel::<S, R, 2>(block, key, &all, &mut totals),
+                (false, true) => panel::<S, R, 1>(block, key, &all, &mut totals),
             }
             key += width;
         }
@@ -262,23 +291,53 @@ pub(super) unsafe fn scores<S: Vector, const R: usize>(block: &Scores<'_>) {
     }
 }
 
-/// One panel of [`scores`], from the packed key `key` on, of which every row sees all if `whole`.
+/// One panel of [`scores`], from the packed key `key` on, if every row sees all keys and scores begin with zero.
 #[inline(always)]
-unsafe fn panel<S: Vector, const R: usize, const C: usize>(block: &Scores<'_>, key: usize, whole: bool, totals: &mut [S; R]) {
+unsafe fn plain_panel<S: Vector, const R: usize, const C: usize>(block: &Scores<'_>, key: usize, totals: &mut [S; R]) {
+    // SAFETY: as of `panel`.
+    unsafe {
+        let mut sums = [[S::splat(0.0); C]; R];
+        if key + C * S::LANES > block.packed.len() {
+            let mut low = [S::splat(0.0); C];
+            for (c, low) in low.iter_mut().enumerate() {
+                *low = only(*low, key + c * S::LANES, &(0..block.packed.len()), S::splat(UNSEEN));
+            }
+            sums = [low; R];
+        }
+        let sums = accumulate(sums, block.queries, block.keys.add(key * block.depth), block.depth);
+        weigh(&sums, block.to.add(key), totals);
+    }
+}
+
+/// Turns scores into weights, writes them and adds them to the rows' totals.
+#[inline(always)]
+unsafe fn weigh<S: Vector, const R: usize, const C: usize>(scores: &[[S; C]; R], to: *mut f32, totals: &mut [S; R]) {
+    for (r, scores) in scores.iter().enumerate() {
+        for (c, score) in scores.iter().enumerate() {
+            // SAFETY: as of `panel`.
+            unsafe {
+                let weight = score.exp2();
+                totals[r] = totals[r].add(weight);
+                weight.store(to.add(r * STRIDE + c * S::LANES));
+            }
+        }
+    }
+}
+
+/// One panel of [`scores`], from the packed key `key` on; `all` are the packed keys that every row sees.
+#[inline(always)]
+unsafe fn panel<S: Vector, const R: usize, const C: usize>(
+    block: &Scores<'_>,
+    key: usize,
+    all: &Range<usize>,
+    totals: &mut [S; R],
+) {
     // SAFETY: as of `scores`: the panel begins behind `key` keys of `depth` numbers, and all stores go to the columns
     // of the panel.
     unsafe {
         let mut sums = [[S::splat(0.0); C]; R];
         match block.start {
-            Start::Zero => {
-                if key + C * S::LANES > block.packed.len() {
-                    let mut low = [S::splat(0.0); C];
-                    for (c, low) in low.iter_mut().enumerate() {
-                        *low = only(*low, key + c * S::LANES, &(0..block.packed.len()), S::splat(UNSEEN));
-                    }
-                    sums = [low; R];
-                }
-            }
+            Start::Zero => {}
             Start::Line { from, step } => begin(&mut sums, from.add(key), step),
             Start::Crossed { line, crossed, crossed_step } => {
                 let mut tile = [0.0f32; MOST_ROWS * 2 * MOST_LANES];
@@ -303,14 +362,8 @@ unsafe fn panel<S: Vector, const R: usize, const C: usize>(block: &Scores<'_>, k
                     only(*score, first, &seen, S::splat(f32::NEG_INFINITY)).store(to.add(r * STRIDE + c * S::LANES));
                 }
             }
-        } else if whole {
-            for (r, sums) in sums.iter().enumerate() {
-                for (c, score) in sums.iter().enumerate() {
-                    let weight = score.exp2();
-                    totals[r] = totals[r].add(weight);
-                    weight.store(to.add(r * STRIDE + c * S::LANES));
-                }
-            }
+        } else if all.start <= key && key + C * S::LANES <= all.end {
+            weigh(&sums, to, totals);
         } else {
             for (r, sums) in sums.iter().enumerate() {
                 let seen = block.sight.of(block.rows.start + r);
@@ -354,7 +407,7 @@ unsafe fn cross<S: Vector, const R: usize, const C: usize>(
             *row = unsafe { crossed.add((c * S::LANES + lane) * step) };
         }
         // SAFETY: as above.
-        unsafe { S::transpose(&rows[..count], 0, R, tile.as_mut_ptr().add(c * S::LANES), C * S::LANES) };
+        unsafe { S::transpose(&rows, 0, R, tile.as_mut_ptr().add(c * S::LANES), C * S::LANES) };
     }
 }
 

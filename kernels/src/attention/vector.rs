@@ -1,6 +1,6 @@
 //! What attention asks of vectors beyond arithmetic: squares to transpose, and the tiles compiled for them.
 
-use super::tile;
+use super::tile::{self, MOST_LANES};
 use crate::simd::{Portable, Simd, math};
 
 /// Vectors that attention is made of.
@@ -11,9 +11,9 @@ pub(super) trait Vector: Simd {
     /// The most rows of a tile: with two vectors each, so many sums stay in registers.
     const ROWS: usize;
 
-    /// Writes the square `rows[lane][column..column + columns]`, both at most [`Simd::LANES`], with rows and columns
-    /// exchanged: `columns` vectors, `step` numbers apart, whose lanes beyond the rows are 0.
-    unsafe fn transpose(rows: &[*const f32], column: usize, columns: usize, to: *mut f32, step: usize);
+    /// Writes the square `rows[lane][column..column + columns]`, of [`Simd::LANES`] rows and at most as many columns, with rows
+    /// and columns exchanged: `columns` vectors, `step` numbers apart.
+    unsafe fn transpose(rows: &[*const f32; MOST_LANES], column: usize, columns: usize, to: *mut f32, step: usize);
 
     /// `2^self` as [`math::exp2`] for -126 to 126; beyond, it may be 0 or infinity.
     #[inline(always)]
@@ -62,12 +62,12 @@ impl Vector for Portable {
     const ROWS: usize = 4;
 
     #[inline(always)]
-    unsafe fn transpose(rows: &[*const f32], column: usize, columns: usize, to: *mut f32, step: usize) {
+    unsafe fn transpose(rows: &[*const f32; MOST_LANES], column: usize, columns: usize, to: *mut f32, step: usize) {
         for c in 0..columns {
-            for lane in 0..Self::LANES {
+            for (lane, row) in rows.iter().enumerate().take(Self::LANES) {
                 // SAFETY: the caller promises `columns` readable numbers from `column` on in every row, and room for a
                 // vector at each of `columns` places.
-                unsafe { *to.add(c * step + lane) = rows.get(lane).map_or(0.0, |row| *row.add(column + c)) };
+                unsafe { *to.add(c * step + lane) = *row.add(column + c) };
             }
         }
     }
@@ -78,7 +78,7 @@ impl Vector for Portable {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Vector, tile};
+    use super::{MOST_LANES, Vector, tile};
     use crate::simd::{Avx2, Avx512, Simd, math};
 
     // SAFETY of all blocks below: the caller of a `Vector` function has the instructions, and promises the memory behind pointers.
@@ -87,10 +87,10 @@ mod x86 {
         const ROWS: usize = 12;
 
         #[inline(always)]
-        unsafe fn transpose(rows: &[*const f32], column: usize, columns: usize, to: *mut f32, step: usize) {
+        unsafe fn transpose(rows: &[*const f32; MOST_LANES], column: usize, columns: usize, to: *mut f32, step: usize) {
             unsafe {
                 let mut a = [_mm512_setzero_ps(); 16];
-                if rows.len() == 16 && columns == 16 {
+                if columns == 16 {
                     for (a, row) in a.iter_mut().zip(rows) {
                         *a = _mm512_loadu_ps(row.add(column));
                     }
@@ -162,7 +162,7 @@ mod x86 {
         const ROWS: usize = 6;
 
         #[inline(always)]
-        unsafe fn transpose(rows: &[*const f32], column: usize, columns: usize, to: *mut f32, step: usize) {
+        unsafe fn transpose(rows: &[*const f32; MOST_LANES], column: usize, columns: usize, to: *mut f32, step: usize) {
             unsafe {
                 let mut a = [_mm256_setzero_ps(); 8];
                 for (a, row) in a.iter_mut().zip(rows) {

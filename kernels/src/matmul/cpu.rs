@@ -5,11 +5,11 @@
 //! from memory once per block, and are asked for a block ahead. Panels with many inputs are cut into blocks of steps that
 //! stay in that cache too; the sums of a tile then pass through memory, which changes no bit.
 
-use super::epilogue::{Finish, finish};
+use super::epilogue::{Finish, Quantized, finish};
 use super::kernel::{Input, Kernel};
 use super::pack;
 use super::tile::Tile;
-use super::{Epilogue, Packed, Residual};
+use super::{Epilogue, Packed, Residual, quantize};
 use crate::aligned::Aligned;
 use crate::team::{Share, Team};
 
@@ -195,7 +195,7 @@ impl Product<'_> {
                 let weights = &weights[start * kernel.width..end * kernel.width];
                 self.add(Part { rows: tile.len(), input, weights, resume: start > 0, tile: share }, sums);
                 if end == steps {
-                    self.finish(rows.first + tile.start, tile.len(), panel, sums);
+                    self.finish(rows, tile, panel, sums);
                 }
             }
         }
@@ -225,7 +225,8 @@ impl Product<'_> {
     }
 
     /// Writes the results of a tile whose sums are complete.
-    fn finish(&self, row: usize, rows: usize, panel: usize, sums: &[f32]) {
+    fn finish(&self, block: Rows<'_>, tile: std::ops::Range<usize>, panel: usize, sums: &[f32]) {
+        let (row, rows) = (block.first + tile.start, tile.len());
         let (width, n) = (self.blocks.kernel.width, self.weights.outputs);
         let column = panel * width;
         let columns = (n - column).min(width);
@@ -246,11 +247,27 @@ impl Product<'_> {
             output,
             stride: n,
             activation: self.epilogue.activation,
+            quantized: self.quantized(block, tile, panel),
         };
         // SAFETY: `sums`, bias and residual are as long as the tile needs (just checked or sliced so). The tile lies inside
         // the output, which has `row + rows` rows at least and `column + columns` columns, and belongs to this member's share
         // alone; the residual that is the output is read before the same numbers are written.
         unsafe { finish(self.weights.isa, tile) }
+    }
+
+    /// The parameters of a tile of integers.
+    fn quantized(&self, block: Rows<'_>, tile: std::ops::Range<usize>, panel: usize) -> Option<Quantized> {
+        let Blocks { kernel, steps, stride, .. } = self.blocks;
+        if !matches!(kernel.input, Input::Bytes | Input::Wide) {
+            return None;
+        }
+        // Behind the integers of a row, and behind all panels.
+        let integers = steps * kernel.input_words;
+        let rows = &block.words[tile.start * stride + integers..][..(tile.len() - 1) * stride + quantize::ROW_WORDS];
+        let panels = self.weights.outputs.div_ceil(kernel.width);
+        let words = quantize::parameter_words(kernel.width);
+        let parameters = &self.weights.panels.as_slice::<f32>()[panels * steps * kernel.width..];
+        Some(Quantized { rows: rows.as_ptr(), stride, outputs: parameters[panel * words..][..words].as_ptr() })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The table of innermost loops: which one multiplies for a precision on an instruction set, and the sizes it works with.
 
 use super::Precision;
-use super::multiply::{Apart, Multiply, Single};
+use super::multiply::{Apart, Multiply, Single, Wide};
 use super::tile::{self, Tile, VECTORS};
 use crate::isa::Isa;
 use crate::simd::{Portable, Simd};
@@ -10,7 +10,7 @@ use crate::simd::{Portable, Simd};
 pub(super) struct Kernel {
     /// Outputs of a panel.
     pub(super) width: usize,
-    /// Weights of one output that one step takes: 2 where they are pairs of bf16.
+    /// Weights of one output that one step takes: 2 where they are pairs of bf16, 4 where they are bytes.
     pub(super) weights_per_step: usize,
     /// Words of an input row that one step reads.
     pub(super) input_words: usize,
@@ -29,6 +29,10 @@ pub(super) enum Input {
     RoundedF32,
     /// Pairs of bf16.
     Bf16,
+    /// Rounded to bytes.
+    Bytes,
+    /// Rounded to integers of 16 bits.
+    Wide,
 }
 
 impl Kernel {
@@ -45,8 +49,15 @@ impl Kernel {
             (Precision::Bf16, Isa::Avx512) => &x86::AVX512_APART,
             #[cfg(target_arch = "x86_64")]
             (Precision::Bf16, Isa::Avx2) => &x86::AVX2_APART,
+            #[cfg(target_arch = "x86_64")]
+            (Precision::Int8, Isa::Avx512Bf16) => &x86::AVX512_BYTES,
+            #[cfg(target_arch = "x86_64")]
+            (Precision::Int8, Isa::Avx512) => &x86::AVX512_WIDE,
+            #[cfg(target_arch = "x86_64")]
+            (Precision::Int8, Isa::Avx2) => &x86::AVX2_WIDE,
             (Precision::F32, _) => &PORTABLE_F32,
             (Precision::Bf16, _) => &PORTABLE_APART,
+            (Precision::Int8, _) => &PORTABLE_WIDE,
         }
     }
 
@@ -79,9 +90,14 @@ static PORTABLE_APART: Kernel = {
     Kernel::new::<M>(Input::RoundedF32, 2, &[tile::add::<M, 1>, tile::add::<M, 2>])
 };
 
+static PORTABLE_WIDE: Kernel = {
+    type M = Wide<Portable>;
+    Kernel::new::<M>(Input::Wide, 4, &[tile::add::<M, 1>, tile::add::<M, 2>])
+};
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::super::multiply::Pair;
+    use super::super::multiply::{Bytes, Pair};
     use super::*;
     use crate::simd::{Avx2, Avx512};
 
@@ -106,6 +122,11 @@ mod x86 {
         [1 2 3 4 5 6 7 8 9 10 11 12 13]);
     kernel!(AVX512_APART, Apart<Avx512>, "avx512f,avx512bw,avx512dq,avx512vl,fma", Input::RoundedF32, 2,
         [1 2 3 4 5 6 7 8 9 10 11 12]);
+    kernel!(AVX512_BYTES, Bytes, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma", Input::Bytes, 4,
+        [1 2 3 4 5 6 7 8 9 10 11 12 13]);
+    kernel!(AVX512_WIDE, Wide<Avx512>, "avx512f,avx512bw,avx512dq,avx512vl,fma", Input::Wide, 4,
+        [1 2 3 4 5 6 7 8 9 10 11 12]);
+    kernel!(AVX2_WIDE, Wide<Avx2>, "avx2,fma", Input::Wide, 4, [1 2 3 4]);
     kernel!(AVX2_F32, Single<Avx2>, "avx2,fma", Input::F32, 1, [1 2 3 4 5 6]);
     kernel!(AVX2_APART, Apart<Avx2>, "avx2,fma", Input::RoundedF32, 2, [1 2 3 4 5]);
 }

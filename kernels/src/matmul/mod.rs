@@ -12,15 +12,22 @@
 //! |---|---|---|---|
 //! | `F32` | f32 | f32 | f32 |
 //! | `Bf16` | rounded to bf16 at packing | rounded to bf16 on the way in | f32 |
+//! | `Int8` | rounded to integers from -127 to 127, one scale per output | rounded to 255 steps, with a scale and a zero per row | exact |
+//!
+//! The integers of a row are `round(x / scale) + zero`, with `scale = (high - low) / 255`, `zero = round(-low / scale)`, and
+//! `low` and `high` the least and the largest of its numbers and 0. A row, or the weights of an output, with a number that is
+//! not finite make NaN. The product of integers has the same bits with all instructions.
 //!
 //! Tolerance against the twin in f64 (whose inputs are rounded likewise), with `s` the sum of the absolute values of the
-//! products: f32 `2^-23 * sqrt(inputs) * s`, the same for bf16, and the activation's own.
+//! products: f32 `2^-23 * sqrt(inputs) * s`, the same for bf16, `2^-21` of the sum for integers, and the activation's own.
+//! The instructions for bf16 take numbers below the smallest normal one for 0.
 
 mod cpu;
 mod epilogue;
 mod kernel;
 mod multiply;
 mod pack;
+mod quantize;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -39,6 +46,19 @@ pub enum Precision {
     F32,
     /// To 8 significant bits. Where the processor has no instructions for it, slower but with the same rounding.
     Bf16,
+    /// To 8-bit integers, the input as it comes ("dynamic quantization"). Embeddings of MiniLM are ten times as far from those
+    /// of `F32` as with `Bf16`, at worst a cosine of 0.993 (not 0.99995), for products in three fifths of the time.
+    Int8,
+}
+
+impl Precision {
+    /// The most inputs of a matrix, so that no sum can overflow.
+    pub fn most_inputs(self) -> usize {
+        match self {
+            Precision::F32 | Precision::Bf16 => usize::MAX,
+            Precision::Int8 => quantize::MOST_INPUTS,
+        }
+    }
 }
 
 /// Weights in the order in which the processor reads them.
@@ -55,7 +75,7 @@ impl Packed {
     /// Packs `weight: [outputs, inputs]` for the instruction set `isa`, which the team that multiplies must have too.
     ///
     /// # Panics
-    /// If `weight` is not of that size.
+    /// If `weight` is not of that size, or for [`Precision::Int8`] and more than 65,536 inputs.
     pub fn pack(isa: Isa, precision: Precision, weight: &[f32], outputs: usize, inputs: usize) -> Packed {
         assert_eq!(Some(weight.len()), outputs.checked_mul(inputs), "the weights and their sizes disagree");
         Packed { panels: pack::pack(isa, precision, weight, outputs, inputs), inputs, outputs, precision, isa }

@@ -1,7 +1,7 @@
 //! Weights and inputs in the order and in the numbers that the innermost loops read.
 
-use super::Precision;
 use super::kernel::{Input, Kernel};
+use super::{Precision, quantize};
 use crate::aligned::Aligned;
 use crate::isa::Isa;
 
@@ -11,11 +11,13 @@ pub(super) fn panel_words(kernel: &Kernel, inputs: usize) -> usize {
 }
 
 /// Panels of [`Kernel::width`] outputs, one after the other: `[panels, steps, width, weights_per_step]`, zeros where there is
-/// no output and behind the last input.
+/// no output and behind the last input. Behind the last panel stand the parameters of each, where it has any.
 pub(super) fn pack(isa: Isa, precision: Precision, weight: &[f32], outputs: usize, inputs: usize) -> Aligned {
     let kernel = Kernel::of(isa, precision);
     let panel_words = panel_words(kernel, inputs);
-    let mut panels = Aligned::zeroed(4 * panel_words * outputs.div_ceil(kernel.width));
+    let count = outputs.div_ceil(kernel.width);
+    let parameter_words = if precision == Precision::Int8 { quantize::parameter_words(kernel.width) } else { 0 };
+    let mut panels = Aligned::zeroed(4 * count * (panel_words + parameter_words));
     if weight.is_empty() {
         return panels;
     }
@@ -28,6 +30,14 @@ pub(super) fn pack(isa: Isa, precision: Precision, weight: &[f32], outputs: usiz
         Precision::Bf16 => {
             let panels = panels.as_mut_slice::<[u16; 2]>().chunks_exact_mut(panel_words);
             panels.zip(rows).for_each(|(panel, rows)| transpose_pairs(panel, kernel.width, rows, inputs));
+        }
+        Precision::Int8 => {
+            assert!(inputs <= quantize::MOST_INPUTS, "sums over {inputs} products of integers may not fit into 32 bits");
+            let (panels, parameters) = panels.as_mut_slice::<f32>().split_at_mut(count * panel_words);
+            let parameters = parameters.chunks_exact_mut(parameter_words);
+            for ((panel, parameters), rows) in panels.chunks_exact_mut(panel_words).zip(parameters).zip(rows) {
+                quantize::pack(bytemuck::cast_slice_mut(panel), parameters, kernel.width, rows, inputs);
+            }
         }
     }
     panels
@@ -72,7 +82,8 @@ fn round(x: f32) -> u16 {
 
 /// Words of one row of the input as a kernel reads it.
 pub(super) fn row_words(kernel: &Kernel, inputs: usize) -> usize {
-    inputs.div_ceil(kernel.weights_per_step) * kernel.input_words
+    let parameters = if matches!(kernel.input, Input::Bytes | Input::Wide) { quantize::ROW_WORDS } else { 0 };
+    inputs.div_ceil(kernel.weights_per_step) * kernel.input_words + parameters
 }
 
 /// Brings rows of the input into the form that `kernel` reads, `stride` words from one to the next. What lies between the
@@ -84,6 +95,8 @@ pub(super) fn convert(isa: Isa, kernel: &Kernel, input: &[f32], inputs: usize, t
         match kernel.input {
             Input::F32 => to.copy_from_slice(from),
             Input::RoundedF32 => round_wide(from, to),
+            Input::Wide => quantize::row_wide(from, to),
+            Input::Bytes => quantize::row_bytes(isa, from, to),
             #[cfg(target_arch = "x86_64")]
             Input::Bf16 => {
                 assert_eq!(isa, Isa::Avx512Bf16, "pairs are for the instructions that multiply them");

@@ -17,6 +17,12 @@ impl Portable {
     pub(crate) fn map_bits(self, f: impl Fn(u32) -> u32) -> Self {
         Portable(self.0.map(|x| f32::from_bits(f(x.to_bits()))))
     }
+
+    /// Applies `f` to the bits of every two lanes.
+    #[inline(always)]
+    pub(crate) fn zip_bits(self, other: Self, f: impl Fn(u32, u32) -> u32) -> Self {
+        self.zip(other, |a, b| f32::from_bits(f(a.to_bits(), b.to_bits())))
+    }
 }
 
 impl Simd for Portable {

@@ -192,6 +192,29 @@ mod tests {
         assert_eq!([-1000, -20, -19, 19, 20, 1000].map(plain), [0, 0, 1, 39, 39, 39]);
     }
 
+    #[test]
+    fn memory_is_known_before_values_are_read() {
+        let families = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families");
+        for (name, count) in
+            [("mpnet-embedding", 1), ("jina-bert-embedding", 1), ("deberta-v2-hidden", 3), ("deberta-v2-labels", 3)]
+        {
+            let card = crate::ModelCard::read(&families.join(name)).unwrap();
+            let weights = Weights::open(&card.directory).unwrap();
+            let plan = crate::encoder::plan(&card, &weights).unwrap();
+            assert_eq!(plan.recipes.biases.len(), count, "{name}");
+            for bias in &plan.recipes.biases {
+                let bytes = match (bias.read)(&weights).unwrap() {
+                    BiasValues::Distance { table, .. } => size_of_val(&table[..]),
+                    BiasValues::Disentangled { keys, queries, rows } => {
+                        let vectors = [keys, queries].into_iter().flatten();
+                        size_of_val(&rows[..]) + vectors.map(|values| size_of_val(&values[..])).sum::<usize>()
+                    }
+                };
+                assert_eq!(bytes, bias.bytes, "{name}");
+            }
+        }
+    }
+
     /// Weights without tensors.
     fn no_weights() -> Weights {
         let dir = tempfile::tempdir().unwrap();

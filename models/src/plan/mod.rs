@@ -6,7 +6,7 @@
 //!
 //! A plan is made once per loaded model and knows no device. Its buffers have a fixed number of columns and as many rows as a
 //! batch has tokens, patches or items (texts or images), so everything a batch needs is known before it comes: a device
-//! allocates its arena from [`Plan::columns`] and its own limit on tokens, and runs [`Step`]s from then on without allocating.
+//! allocates its arena from [`Plan::columns`] and its own limit on tokens, and runs steps from then on without allocating.
 //!
 //! **Invariant:** no step mixes rows of different sequences, so the result of a sequence does not depend on its batch.
 

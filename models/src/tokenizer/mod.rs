@@ -1,7 +1,7 @@
 //! From texts to token ids: the tokenizer of a model directory, with truncation and padding as the model needs them.
 //!
 //! Owns: [`Tokenizer`], [`Encoded`], and how long texts are shortened beforehand (`cut`). May import: the `tokenizers`
-//! library, this crate's JSON reader and errors. Must never import: candle, encoders, weights.
+//! library, this crate's JSON reader and errors. Must never import: encoders, plans, weights.
 
 mod cut;
 mod offsets;

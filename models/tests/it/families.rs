@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use models::plan::batch::{Integers, Texts};
 use models::plan::{Executor, Input};
+use models::tokenizer::Part;
 use models::weights::Weights;
-use models::{Batch, Choice, CpuExecutor, CpuModel, ModelCard, Output, Precision, Task, Tower, encoder};
+use models::{Batch, Choice, CpuExecutor, CpuModel, ModelCard, Output, Precision, Task, Tokenizer, Tower, encoder};
 use serde::Deserialize;
 
 /// How far single-precision results may be from the recorded double-precision ones, for values of size 1.
 pub(crate) const TOLERANCE: f32 = 1e-5;
 
 /// A directory and what is asked of it where its own architecture does not say.
-const DIRECTORIES: &[(&str, Choice)] = &[
+pub(crate) const DIRECTORIES: &[(&str, Choice)] = &[
     ("bert-masked-lm", task(Task::FillMask)),
     ("bert-reranker", DEFAULT),
     ("bert-tokens", DEFAULT),
@@ -77,6 +78,10 @@ pub(crate) struct Expected {
 pub(crate) struct Text {
     pub(crate) ids: Vec<i64>,
     pub(crate) types: Option<Vec<i64>>,
+    /// What the tokenizer turns into these ids, if there is such a text.
+    text: Option<String>,
+    /// The second part of a pair.
+    pair: Option<String>,
 }
 
 /// A fixture with its recorded results.
@@ -201,5 +206,29 @@ fn hidden_states_are_those_of_the_original_models() {
     for (name, choice) in DIRECTORIES.iter().filter(|(_, choice)| choice.task != Some(Task::HiddenStates)) {
         let recorded = if choice.tower == Some(Tower::Vision) { "image_hidden" } else { "hidden" };
         check(name, Choice { task: Some(Task::HiddenStates), ..*choice }, recorded, 1);
+    }
+}
+
+#[test]
+fn tokens_are_those_of_the_original_tokenizers() {
+    for (name, choice) in DIRECTORIES {
+        let fixture = Fixture::read(name);
+        let card = ModelCard::read_as(&fixture.directory, *choice).unwrap();
+        let Some(input) = card.tokens() else { continue };
+        let tokenizer = Tokenizer::load(&card.directory, card.max_length).unwrap();
+        let mut compared = 0;
+        for (index, text) in fixture.expected.inputs.iter().enumerate() {
+            let Some(first) = &text.text else { continue };
+            // Texts that a model wants padded are there without their padding too.
+            let tokenizer = tokenizer.clone().padded_to(card.pads_to.filter(|length| *length == text.ids.len()));
+            let tokens = tokenizer.encode(first, text.pair.as_deref(), false).unwrap();
+            let row = |part: Part| tokenizer.padded(&[&tokens], tokens.len(), part);
+            assert_eq!(row(Part::Ids), text.ids, "{name}, input {index}");
+            if let Some(types) = text.types.as_ref().filter(|_| input.token_types > 0) {
+                assert_eq!(row(Part::Types), *types, "{name}, input {index}");
+            }
+            compared += 1;
+        }
+        assert!(compared >= 5, "{name}: {compared} texts compared");
     }
 }

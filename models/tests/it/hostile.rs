@@ -1,12 +1,13 @@
 //! Hostile files: random bytes and damaged copies are refused or used, and never a panic or a large allocation.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use models::weights::Weights;
-use models::{ModelCard, Tokenizer};
+use models::{Choice, ModelCard, Precision, Tokenizer, Tower};
 use proptest::prelude::*;
 
-use crate::fixture::{copy, copy_of, family, load};
+use crate::fixture::{copy, copy_of, family, load, load_as};
 
 /// Random cases per property: few, since every run draws other ones.
 const CASES: u32 = 150;
@@ -22,14 +23,22 @@ const FILES: [&str; 6] = [
 ];
 
 /// Families with settings of their own.
-const FAMILIES: [&str; 6] = [
+const FAMILIES: [&str; 11] = [
     "mpnet-embedding",
     "modernbert-embedding",
     "nomic-bert-embedding",
     "jina-bert-embedding",
     "jina-v3-embedding",
     "deberta-v2-labels",
+    "vit-labels",
+    "dinov2-registers-labels",
+    "clip",
+    "clip-vision",
+    "siglip",
 ];
+
+/// Files that say how a dense module follows the pooling.
+const DENSE_FILES: [&str; 4] = ["modules.json", "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"];
 
 /// Failures are printed with their input and not kept in files.
 fn config() -> ProptestConfig {
@@ -43,6 +52,8 @@ fn read_all(dir: &Path) {
     let length = card.as_ref().map_or(16, |card| card.max_length);
     let _ = Weights::open(dir);
     let _ = load(dir);
+    let vision = Choice { task: None, tower: Some(Tower::Vision) };
+    let _ = load_as(dir, vision, Precision::F32, NonZeroUsize::MIN);
     if let Ok(tokenizer) = Tokenizer::load(dir, length) {
         let _ = tokenizer.encode_batch(&["the cat sits, 猫 [MASK] on", ""]);
     }
@@ -121,6 +132,26 @@ proptest! {
     fn damaged_configurations_of_families(name in prop::sample::select(FAMILIES.to_vec()), damage in damage()) {
         let dir = copy_of(&family(name));
         let path = dir.path().join("config.json");
+        let mut content = std::fs::read(&path).unwrap();
+        apply(&mut content, &damage);
+        std::fs::write(&path, content).unwrap();
+        read_all(dir.path());
+    }
+
+    #[test]
+    fn damaged_dense_modules(file in prop::sample::select(DENSE_FILES.to_vec()), damage in damage()) {
+        let dir = copy_of(&family("mpnet-embedding"));
+        let path = dir.path().join(file);
+        let mut content = std::fs::read(&path).unwrap();
+        apply(&mut content, &damage);
+        std::fs::write(&path, content).unwrap();
+        read_all(dir.path());
+    }
+
+    #[test]
+    fn damaged_preprocessors(damage in damage()) {
+        let dir = copy_of(&family("dinov2-hidden"));
+        let path = dir.path().join("preprocessor_config.json");
         let mut content = std::fs::read(&path).unwrap();
         apply(&mut content, &damage);
         std::fs::write(&path, content).unwrap();

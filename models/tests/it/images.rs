@@ -78,6 +78,27 @@ fn positions_are_resized_to_the_images_of_the_preprocessor() {
 }
 
 #[test]
+fn pixels_behind_the_last_whole_patch_are_not_looked_at() {
+    let fixture = Fixture::read("clip-vision");
+    let copy = copy_of(&fixture.directory);
+    // Still four patches of 5 along each side.
+    edit(copy.path(), "config.json", |config| config["image_size"] = 23.into());
+    let (card, mut executor) = executor(copy.path(), AS_IT_IS, 1, Precision::F32);
+    for index in 0..fixture.expected.images.len() {
+        let pixels = fixture.values(&format!("pixel_values.{index}")).unwrap();
+        let mut larger = vec![9.0f32; 3 * 23 * 23];
+        for (line, from) in pixels.chunks_exact(20).enumerate() {
+            let (channel, y) = (line / 20, line % 20);
+            larger[(channel * 23 + y) * 23..][..20].copy_from_slice(from);
+        }
+        let item = Item::Image(larger.iter().flat_map(|value| value.to_le_bytes()).collect());
+        let result = executor.enqueue(&batch(&card.encoder.input, [&item])).unwrap();
+        let largest = difference(&result[0].values, &fixture.values(&format!("output.{index}")).unwrap());
+        assert!(largest <= TOLERANCE, "image {index}: {largest:e}");
+    }
+}
+
+#[test]
 fn the_size_of_images_has_an_order_of_sources() {
     let size = |name: &str, change: Value| {
         let copy = copy_of(&family(name));

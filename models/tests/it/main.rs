@@ -1,10 +1,13 @@
-//! Integration tests of the crate: fixtures against recorded outputs, refusals, hostile files.
+//! Integration tests of the crate: fixtures against recorded outputs, refusals, hostile files, independence of batches.
 
+mod configs;
 mod families;
 mod fixture;
 mod golden;
 mod hostile;
 mod images;
+mod mixes;
+mod precision;
 mod refusals;
 mod texts;
 mod towers;

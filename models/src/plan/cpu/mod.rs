@@ -4,7 +4,7 @@
 //! arenas and threads of one instance), what each step does (`steps`) and how much memory all of it takes (`memory`).
 //!
 //! # How a batch runs
-//! A batch is cut into chunks of whole texts of about [`CHUNK_TOKENS`] tokens, few enough that the activations of a chunk stay
+//! A batch is cut into chunks of whole texts of about `CHUNK_TOKENS` tokens, few enough that the activations of a chunk stay
 //! in the caches of a core, and enough that a pass over the weights is worth its traffic. With several threads and several
 //! chunks each thread takes whole chunks and none waits for another; a chunk that is alone (one long text, or a small batch)
 //! is worked on by all threads, which share every operation. Neither changes a bit of any result.
@@ -15,6 +15,8 @@
 
 mod memory;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -63,9 +65,13 @@ impl CpuModel {
         let recipes = &plan.recipes;
         let mut matrices = Vec::with_capacity(recipes.matrices.len());
         for recipe in &recipes.matrices {
+            let precision = if recipe.exact { Precision::F32 } else { precision };
+            let (inputs, limit) = (recipe.inputs, precision.most_inputs());
+            if inputs > limit {
+                return Err(ModelError::TooWide { inputs, limit, precision });
+            }
             // One matrix at a time, so that loading needs little more memory than the packed weights.
             let values = (recipe.read)(weights)?;
-            let precision = if recipe.exact { Precision::F32 } else { precision };
             matrices.push(Packed::pack(isa, precision, &values, recipe.outputs, recipe.inputs));
         }
         let vectors = recipes.vectors.iter().map(|recipe| (recipe.read)(weights)).collect::<Result<_, _>>()?;
@@ -242,12 +248,18 @@ impl Executor for CpuExecutor {
     }
 }
 
-/// The spans of self-attention of sequences, relative to the first token of the first.
+/// The spans of self-attention of sequences, relative to the first token of the first. Padding that is computed has a span of
+/// its own over the same keys: how queries share a pass depends on their number, and so would the last bits of real ones.
+/// There is one span per sequence where nothing is padded, as images never are.
 fn spans(sequences: &[Sequence], spans: &mut Vec<Span>) {
     let first = sequences.first().map_or(0, |sequence| sequence.tokens.start);
     spans.clear();
-    spans.extend(sequences.iter().map(|sequence| {
-        let queries = sequence.tokens.start - first..sequence.tokens.end - first;
-        Span { keys: queries.start..queries.start + sequence.real, queries }
-    }));
+    for sequence in sequences {
+        let (start, end) = (sequence.tokens.start - first, sequence.tokens.end - first);
+        let keys = start..start + sequence.real;
+        spans.push(Span { queries: keys.clone(), keys: keys.clone() });
+        if keys.end < end {
+            spans.push(Span { queries: keys.end..end, keys });
+        }
+    }
 }

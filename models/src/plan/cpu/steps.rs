@@ -40,6 +40,12 @@ impl Arena {
         }
     }
 
+    /// Memory of all buffers.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.buffers.iter().map(Aligned::len_bytes).sum()
+    }
+
     /// Runs all steps over `sequences` of the batch into `outputs`.
     pub(super) fn run(
         &mut self,

@@ -73,5 +73,7 @@ async fn a_draining_server_serves_and_a_stopping_one_finishes() {
     served.front_end.lifecycle.stop();
     assert_eq!(patient(call).await.unwrap().unwrap().into_inner().id, "runs");
     patient(served.grpc_task).await.unwrap().unwrap();
-    assert_eq!(client.model_infer(one("floats", "", 1.0)).await.unwrap_err().code(), Code::Unavailable);
+    // Nobody answers any more; what this client calls it depends on how far its connection has got in closing.
+    let code = patient(client.model_infer(one("floats", "", 1.0))).await.unwrap_err().code();
+    assert!(matches!(code, Code::Unavailable | Code::Cancelled), "{code:?}");
 }
