@@ -88,3 +88,72 @@ async fn a_short_configuration_is_completed_from_the_models_files() {
     let config = Arc::clone(&named.resolve("m", LATEST).unwrap().config);
     assert_eq!(config.max_batch_rows.map(std::num::NonZeroUsize::get), Some(3));
 }
+
+fn bytes(name: &str, texts: &[&str]) -> InputTensor {
+    let element = |text: &&str| [&u32::try_from(text.len()).unwrap().to_le_bytes()[..], text.as_bytes()].concat();
+    let contents: Vec<u8> = texts.iter().flat_map(element).collect();
+    let shape = vec![i64::try_from(texts.len()).unwrap(), 1];
+    InputTensor { name: name.to_owned(), datatype: Ok(DataType::Bytes), shape, contents: contents.into() }
+}
+
+fn integers(name: &str, values: &[i64]) -> InputTensor {
+    let contents: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let shape = vec![1, i64::try_from(values.len()).unwrap()];
+    InputTensor { name: name.to_owned(), datatype: Ok(DataType::Int64), shape, contents: contents.into() }
+}
+
+fn ask(repository: &Repository, model: &str, inputs: Vec<InputTensor>) -> InferResponse {
+    let (sender, receiver) = sync_channel(4);
+    let handle = repository.resolve(model, LATEST).unwrap();
+    handle.submit(InferRequest { inputs, ..request(0) }, Responder::new(Box::new(Answers(sender)), Cancellation::default()));
+    answer(&receiver).unwrap()
+}
+
+/// Name and shape of each output.
+fn shapes(response: &InferResponse) -> Vec<(String, Vec<usize>)> {
+    response.outputs.iter().map(|output| (output.name.to_string(), output.tensor.shape().sizes().to_vec())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_task_of_a_directory_is_served_as_it_is() {
+    let disk = Disk::new();
+    for (model, fixture) in [("tokens", "bert-tokens"), ("reranker", "bert-reranker"), ("image", "vit-labels")] {
+        std::fs::create_dir(disk.path().join(model)).unwrap();
+        std::os::unix::fs::symlink(hub(&format!("families/{fixture}")), disk.path().join(model).join("1")).unwrap();
+    }
+    let repository = disk.open(ControlMode::None, &[]);
+    repository.load_startup().await.unwrap();
+
+    // Token classification gives the places of the tokens as well, in characters.
+    let tokens = ask(&repository, "tokens", vec![bytes("TEXT", &["the x x", "x"])]);
+    let labels = repository.resolve("tokens.encoder", LATEST).unwrap().config.outputs[0].labels.as_ref().unwrap().len();
+    assert_eq!(shapes(&tokens), [("LOGITS".to_owned(), vec![2, 5, labels]), ("OFFSETS".to_owned(), vec![2, 5, 2])]);
+    let offsets: Vec<i64> =
+        tokens.outputs[1].tensor.bytes().as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect();
+    assert_eq!(offsets, [0, 0, 0, 3, 4, 5, 6, 7, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    let logits = tokens.outputs[0].tensor.bytes().as_chunks::<4>().0;
+    assert!(logits[8 * labels..].iter().all(|bytes| *bytes == [0; 4]), "there is no token there");
+    assert!(logits[..5 * labels].iter().any(|bytes| *bytes != [0; 4]));
+
+    // A reranker takes pairs, and the ensemble gives what the encoder makes of their tokens.
+    let pair = ask(&repository, "reranker", vec![bytes("TEXT", &["x"]), bytes("TEXT_PAIR", &["the"])]);
+    let given = vec![
+        integers("input_ids", &[2, 42, 3, 5, 3]),
+        integers("attention_mask", &[1; 5]),
+        integers("token_type_ids", &[0, 0, 0, 1, 1]),
+    ];
+    assert_eq!(shapes(&pair), [("LOGITS".to_owned(), vec![1, 1])]);
+    assert_eq!(pair.outputs, ask(&repository, "reranker.encoder", given).outputs);
+    let alone = ask(&repository, "reranker", vec![bytes("TEXT", &["x"])]);
+    assert_ne!(alone.outputs[0].tensor, pair.outputs[0].tensor);
+
+    let config = Arc::clone(&repository.resolve("image", LATEST).unwrap().config);
+    let shape: Vec<i64> = [1].into_iter().chain(config.inputs[0].dims.to_wire()).collect();
+    let pixels = vec![0; usize::try_from(shape.iter().product::<i64>()).unwrap() * 4];
+    let name = config.inputs[0].name.to_string();
+    assert_eq!(name, "pixel_values");
+    let image = InputTensor { name, datatype: Ok(DataType::Fp32), shape, contents: pixels.into() };
+    let answer = ask(&repository, "image", vec![image]);
+    let labels = config.outputs[0].labels.as_ref().unwrap().len();
+    assert_eq!(shapes(&answer), [("LOGITS".to_owned(), vec![1, labels])]);
+}
