@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use kernels::matmul::Precision;
 use kernels::team::TeamError;
 
 /// Why a model could not be loaded or run. The texts name files, fields, tensors and inputs, never file contents, and
@@ -150,6 +151,16 @@ pub enum ModelError {
         got: String,
         /// What is allowed.
         expected: String,
+    },
+    /// A matrix of the model is too wide for the arithmetic that was asked for.
+    #[error("a weight matrix has {inputs} inputs, more than the {limit} that {precision:?} allows; choose another dtype")]
+    TooWide {
+        /// Columns of the matrix.
+        inputs: usize,
+        /// The most that are possible.
+        limit: usize,
+        /// The arithmetic.
+        precision: Precision,
     },
     /// The threads of a model cannot be started.
     #[error("{source}; ask for fewer threads")]

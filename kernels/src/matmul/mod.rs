@@ -51,6 +51,16 @@ pub enum Precision {
     Int8,
 }
 
+impl Precision {
+    /// The most inputs of a matrix, so that no sum can overflow.
+    pub fn most_inputs(self) -> usize {
+        match self {
+            Precision::F32 | Precision::Bf16 => usize::MAX,
+            Precision::Int8 => quantize::MOST_INPUTS,
+        }
+    }
+}
+
 /// Weights in the order in which the processor reads them.
 #[derive(Debug)]
 pub struct Packed {

@@ -95,7 +95,8 @@ impl Subject {
 #[test]
 fn results_have_the_same_bits_in_any_batch() {
     let names = FAMILIES.iter().chain(&["bert"]);
-    let subjects = names.flat_map(|name| [Precision::F32, Precision::Bf16].map(|precision| Subject::load(name, precision)));
+    let precisions = [Precision::F32, Precision::Bf16, Precision::Int8];
+    let subjects = names.flat_map(|name| precisions.map(|precision| Subject::load(name, precision)));
     let subjects: RefCell<Vec<Subject>> = RefCell::new(subjects.collect());
     let count = subjects.borrow().len();
     let config = ProptestConfig { cases: MIXES, failure_persistence: None, ..ProptestConfig::default() };
@@ -118,4 +119,19 @@ fn results_have_the_same_bits_in_any_batch() {
         Ok(())
     });
     result.unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn integers_keep_the_direction_of_embeddings() {
+    for name in ["bert", "modernbert-embedding", "mpnet-embedding", "xlm-roberta-embedding"] {
+        let [exact, rounded] = [Precision::F32, Precision::Int8].map(|precision| Subject::load(name, precision).alone);
+        for (exact, rounded) in exact.iter().zip(&rounded) {
+            let values = |bits: &[u32]| bits.iter().map(|bits| f64::from(f32::from_bits(*bits))).collect::<Vec<f64>>();
+            let (a, b) = (values(exact), values(rounded));
+            let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+            let cosine = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt();
+            assert!(cosine >= 0.98, "{name}: {cosine}");
+            assert!(exact != rounded, "{name}: integers changed nothing");
+        }
+    }
 }

@@ -65,9 +65,13 @@ impl CpuModel {
         let recipes = &plan.recipes;
         let mut matrices = Vec::with_capacity(recipes.matrices.len());
         for recipe in &recipes.matrices {
+            let precision = if recipe.exact { Precision::F32 } else { precision };
+            let (inputs, limit) = (recipe.inputs, precision.most_inputs());
+            if inputs > limit {
+                return Err(ModelError::TooWide { inputs, limit, precision });
+            }
             // One matrix at a time, so that loading needs little more memory than the packed weights.
             let values = (recipe.read)(weights)?;
-            let precision = if recipe.exact { Precision::F32 } else { precision };
             matrices.push(Packed::pack(isa, precision, &values, recipe.outputs, recipe.inputs));
         }
         let vectors = recipes.vectors.iter().map(|recipe| (recipe.read)(weights)).collect::<Result<_, _>>()?;

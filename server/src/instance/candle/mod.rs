@@ -1,5 +1,5 @@
-//! Owns the models on candle: encoders and the tokenizers before them, from Hugging Face directories. The only
-//! user of the crate `models`; may import candle and what `instance` may; must never know an architecture.
+//! Owns the backend `candle`: encoders and the tokenizers before them, from Hugging Face directories. The only user of the
+//! crate `models`; may import what `instance` may; must never know an architecture.
 //!
 //! `parameters["model"]` is `encoder` (the default) or `tokenizer`. Both read the version's directory.
 //!

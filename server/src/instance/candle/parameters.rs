@@ -91,9 +91,9 @@ impl EncoderParameters {
     pub(super) fn parse(config: &ModelConfig) -> Result<Self, LoadError> {
         refuse_unknown(config, "candle encoder", &OF_ENCODERS)?;
         let (model, parameters) = (&*config.name, &config.parameters);
-        let precisions = [("f32", Precision::F32), ("bf16", Precision::Bf16)];
+        let precisions = [("f32", Precision::F32), ("bf16", Precision::Bf16), ("int8", Precision::Int8)];
         let layouts = [("packed", BatchLayout::Packed), ("padded", BatchLayout::Padded)];
-        let precision = choice(model, parameters, "dtype", &precisions, "'f32' or 'bf16'")?;
+        let precision = choice(model, parameters, "dtype", &precisions, "'f32', 'bf16' or 'int8'")?;
         let layout = choice(model, parameters, "batch_layout", &layouts, "'packed' or 'padded'")?;
         let threads = match config.parameters.get(THREADS) {
             None => None,
