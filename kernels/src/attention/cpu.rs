@@ -9,14 +9,13 @@
 //! tells that they have left the range in which nothing is lost, all of the item is computed again with the largest score
 //! subtracted ([`Weights::Shifted`]). Which of the two it is follows from the numbers of the item alone.
 
-use std::cell::Cell;
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 use super::layout::{self, Layout};
 use super::pack::{self, Rows};
 use super::position::{self, Place};
-use super::tile::{MOST_ROWS, STRIDE, Scores, Sight, Values, by_rows};
+use super::tile::{MOST_LANES, STRIDE, Scores, Sight, Values, by_rows};
 use super::vector::Vector;
 use super::{Bias, Heads, Span, Spec};
 use crate::isa::Isa;
@@ -220,7 +219,7 @@ impl Block<'_> {
             let query = self::rows(self.call.parts[0], spec, self.item.head, first);
             pack::left::<S>(query, rows.len(), self.factor, self.memory.add(self.item.layout.queries));
             let start = position::start::<S>(spec, self.call.bias, self.place, &rows, &self.item.layout, self.memory);
-            let totals = Cell::new([0.0; MOST_ROWS]);
+            let mut factors = Factors { totals: [0.0; MOST_LANES], keep: [1.0; MOST_LANES], gain: [1.0; MOST_LANES] };
             let scores = Scores {
                 queries: self.memory.add(self.item.layout.queries),
                 keys: self.memory.add(self.item.layout.keys),
@@ -231,12 +230,14 @@ impl Block<'_> {
                 start,
                 to: self.memory.add(self.item.layout.scores),
                 raw: self.weights == Weights::Shifted,
-                totals: &totals,
+                totals: factors.totals.as_mut_ptr(),
             };
             by_rows!(S::scores, rows.len(), &scores);
             let ends = Ends { first: seen.start >= keys.start, last: seen.end <= keys.end };
             let here = seen.start.max(keys.start) - keys.start..seen.end.min(keys.end) - keys.start;
-            let Some([keep, gain]) = self.weigh::<S>(&rows, &here, ends, totals.get()) else { return false };
+            if !self.weigh::<S>(&rows, &here, ends, &mut factors) {
+                return false;
+            }
             let values = Values {
                 weights: self.memory.add(self.item.layout.scores),
                 values: self.memory.add(self.item.layout.values),
@@ -245,34 +246,29 @@ impl Block<'_> {
                 head_size: spec.head_size,
                 to,
                 step: width,
-                gain: &gain,
-                keep: if ends.first { None } else { Some(&keep) },
+                gain: &factors.gain,
+                keep: if ends.first { None } else { Some(&factors.keep) },
             };
             by_rows!(S::values, rows.len(), &values);
         }
         true
     }
 
-    /// Brings the sums of the rows' weights up to date and returns what the output so far and the new products are to be
-    /// multiplied with; `None` if plain weights have left their range.
+    /// Brings the sums of the rows' weights up to date and finds the other factors; false if plain weights have left their range.
     #[inline(always)]
-    unsafe fn weigh<S: Vector>(
-        &self,
-        rows: &Range<usize>,
-        here: &Range<usize>,
-        ends: Ends,
-        totals: [f32; MOST_ROWS],
-    ) -> Option<[[f32; MOST_ROWS]; 2]> {
-        let (mut keep, mut gain) = ([1.0; MOST_ROWS], [1.0; MOST_ROWS]);
+    unsafe fn weigh<S: Vector>(&self, rows: &Range<usize>, here: &Range<usize>, ends: Ends, factors: &mut Factors) -> bool {
         if self.weights == Weights::Plain && ends.first && ends.last && !self.item.sight.of(rows.end - 1).is_empty() {
             // What nearly always is the case, without state from one set of packed keys to the next. If the last query sees
             // something, all do.
-            let mut trusted = true;
-            for (total, gain) in totals.iter().zip(&mut gain).take(rows.len()) {
-                trusted &= TRUSTED.contains(total);
-                *gain = 1.0 / total;
+            // SAFETY: the instructions of `S` are available, and factors have room for a vector.
+            unsafe {
+                let total = S::load(factors.totals.as_ptr());
+                S::splat(1.0).div(total).store(factors.gain.as_mut_ptr());
+                let (zero, one) = (S::splat(0.0), S::splat(1.0));
+                let above = S::splat(*TRUSTED.start()).select_less(total, one, zero);
+                let inside = total.select_less(S::splat(*TRUSTED.end()), above, zero);
+                return inside.sum() == S::LANES as f32;
             }
-            return trusted.then_some([keep, gain]);
         }
         for (r, row) in rows.clone().enumerate() {
             let index = row - self.item.queries.start;
@@ -284,7 +280,7 @@ impl Block<'_> {
                     *total = 0.0;
                 }
                 match self.weights {
-                    Weights::Plain => *total += totals[r],
+                    Weights::Plain => *total += factors.totals[r],
                     Weights::Shifted => {
                         let largest = self.memory.add(self.item.layout.largest + index);
                         if ends.first {
@@ -292,8 +288,8 @@ impl Block<'_> {
                         }
                         let scores = self.memory.add(self.item.layout.scores + r * STRIDE);
                         let (new, sum) = shift::<S>(scores, here, *largest);
-                        keep[r] = if new > *largest { (*largest - new).exp2() } else { 1.0 };
-                        *total = *total * keep[r] + sum;
+                        factors.keep[r] = if new > *largest { (*largest - new).exp2() } else { 1.0 };
+                        *total = *total * factors.keep[r] + sum;
                         *largest = new;
                     }
                 }
@@ -302,17 +298,27 @@ impl Block<'_> {
                 let least = if ends.last && !blind { *TRUSTED.start() } else { 0.0 };
                 // Not a number is in no range.
                 if self.weights == Weights::Plain && !(least..=*TRUSTED.end()).contains(&total) {
-                    return None;
+                    return false;
                 }
                 if ends.last {
                     let inverse = if blind { 0.0 } else { 1.0 / total };
-                    keep[r] *= inverse;
-                    gain[r] = inverse;
+                    factors.keep[r] *= inverse;
+                    factors.gain[r] = inverse;
                 }
             }
         }
-        Some([keep, gain])
+        true
     }
+}
+
+/// Numbers of the rows of a block.
+struct Factors {
+    /// The sums of the weights of the packed keys.
+    totals: [f32; MOST_LANES],
+    /// What the output so far is multiplied with.
+    keep: [f32; MOST_LANES],
+    /// What weights times values are multiplied with.
+    gain: [f32; MOST_LANES],
 }
 
 /// Whether the packed keys are the first and the last that a block of queries sees.

@@ -79,7 +79,7 @@ pub(super) enum Start {
 }
 
 /// Scores of a few queries and the keys that are packed at present.
-pub(super) struct Scores<'a> {
+pub(super) struct Scores {
     /// `[rows, depth]`, scaled so that scores are in units of log2.
     pub(super) queries: *const f32,
     /// Panels of keys, `depth` rows each.
@@ -98,8 +98,8 @@ pub(super) struct Scores<'a> {
     pub(super) to: *mut f32,
     /// Whether to write scores, -infinity where unseen, and no weights.
     pub(super) raw: bool,
-    /// The sums of the weights, unless `raw`.
-    pub(super) totals: &'a std::cell::Cell<[f32; MOST_ROWS]>,
+    /// Where the sums of the rows' weights are written, as one vector, with sums of some of the rows in the remaining lanes.
+    pub(super) totals: *mut f32,
 }
 
 /// Weights of a few queries times the values that are packed at present.
@@ -119,9 +119,9 @@ pub(super) struct Values<'a> {
     /// Numbers from one row of `to` to the next.
     pub(super) step: usize,
     /// What the products of each row are multiplied with.
-    pub(super) gain: &'a [f32; MOST_ROWS],
+    pub(super) gain: &'a [f32; MOST_LANES],
     /// What is there is multiplied with this and added; `None` if nothing is there.
-    pub(super) keep: Option<&'a [f32; MOST_ROWS]>,
+    pub(super) keep: Option<&'a [f32; MOST_LANES]>,
 }
 
 /// Products of a few rows with panels.
@@ -257,11 +257,12 @@ unsafe fn step<S: Vector, const R: usize, const C: usize>(mut sums: [[S; C]; R],
 /// # Safety
 /// The instructions of `S` are available; the block has `R` rows; its pointers are good for what they are said to hold.
 #[inline(always)]
-pub(super) unsafe fn scores<S: Vector, const R: usize>(block: &Scores<'_>) {
+pub(super) unsafe fn scores<S: Vector, const R: usize>(block: &Scores) {
     let within = |seen: Range<usize>| {
         let clamp = |j: usize| j.clamp(block.packed.start, block.packed.end) - block.packed.start;
         clamp(seen.start)..clamp(seen.end)
     };
+    const { assert!(S::ROWS <= S::LANES && S::LANES <= MOST_LANES) };
     let (any, all) = (within(block.sight.of_any(&block.rows)), within(block.sight.of_all(&block.rows)));
     let width = 2 * S::LANES;
     let plain = matches!(block.start, Start::Zero) && !block.raw && all == (0..block.packed.len());
@@ -279,21 +280,13 @@ pub(super) unsafe fn scores<S: Vector, const R: usize>(block: &Scores<'_>) {
             }
             key += width;
         }
-        let mut sums = [0.0; MOST_ROWS];
-        let mut r = 0;
-        while r < R {
-            let row = |r: usize| if r < R { totals[r] } else { totals[0] };
-            let four = S::sums([row(r), row(r + 1), row(r + 2), row(r + 3)]);
-            sums[r..r + 4].copy_from_slice(&four);
-            r += 4;
-        }
-        block.totals.set(sums);
+        S::sums(&totals).store(block.totals);
     }
 }
 
 /// One panel of [`scores`], from the packed key `key` on, if every row sees all keys and scores begin with zero.
 #[inline(always)]
-unsafe fn plain_panel<S: Vector, const R: usize, const C: usize>(block: &Scores<'_>, key: usize, totals: &mut [S; R]) {
+unsafe fn plain_panel<S: Vector, const R: usize, const C: usize>(block: &Scores, key: usize, totals: &mut [S; R]) {
     // SAFETY: as of `panel`.
     unsafe {
         let mut sums = [[S::splat(0.0); C]; R];
@@ -326,12 +319,7 @@ unsafe fn weigh<S: Vector, const R: usize, const C: usize>(scores: &[[S; C]; R],
 
 /// One panel of [`scores`], from the packed key `key` on; `all` are the packed keys that every row sees.
 #[inline(always)]
-unsafe fn panel<S: Vector, const R: usize, const C: usize>(
-    block: &Scores<'_>,
-    key: usize,
-    all: &Range<usize>,
-    totals: &mut [S; R],
-) {
+unsafe fn panel<S: Vector, const R: usize, const C: usize>(block: &Scores, key: usize, all: &Range<usize>, totals: &mut [S; R]) {
     // SAFETY: as of `scores`: the panel begins behind `key` keys of `depth` numbers, and all stores go to the columns
     // of the panel.
     unsafe {
@@ -393,7 +381,7 @@ unsafe fn begin<S: Vector, const R: usize, const C: usize>(sums: &mut [[S; C]; R
 #[inline(always)]
 unsafe fn cross<S: Vector, const R: usize, const C: usize>(
     tile: &mut [f32; MOST_ROWS * 2 * MOST_LANES],
-    block: &Scores<'_>,
+    block: &Scores,
     crossed: *const f32,
     step: usize,
     key: usize,

@@ -22,15 +22,22 @@ pub(super) trait Vector: Simd {
         unsafe { math::exp2(self) }
     }
 
-    /// The sum of the lanes of four vectors, all in the same order.
+    /// The sums of the lanes of up to [`Simd::LANES`] vectors, at least one, each in the lane of its rank; the sums of others of
+    /// them in the remaining lanes. They stay in a register, as reading several stores at once takes long.
     #[inline(always)]
-    unsafe fn sums([a, b, c, d]: [Self; 4]) -> [f32; 4] {
-        // SAFETY: the caller has the instructions.
-        unsafe { [a.sum(), b.sum(), c.sum(), d.sum()] }
+    unsafe fn sums<const R: usize>(rows: &[Self; R]) -> Self {
+        // SAFETY: the caller has the instructions, and no vector has more lanes than are stored.
+        unsafe {
+            let mut sums = [rows[0].sum(); MOST_LANES];
+            for (sum, row) in sums.iter_mut().zip(rows).skip(1) {
+                *sum = row.sum();
+            }
+            Self::load(sums.as_ptr())
+        }
     }
 
     /// [`tile::scores`] for these vectors.
-    unsafe fn scores<const R: usize>(block: &tile::Scores<'_>);
+    unsafe fn scores<const R: usize>(block: &tile::Scores);
     /// [`tile::values`] for these vectors.
     unsafe fn values<const R: usize>(block: &tile::Values<'_>);
     /// [`tile::products`] for these vectors.
@@ -41,7 +48,7 @@ pub(super) trait Vector: Simd {
 macro_rules! tiles {
     ($(#[$feature:meta])*) => {
         $(#[$feature])*
-        unsafe fn scores<const R: usize>(block: &tile::Scores<'_>) {
+        unsafe fn scores<const R: usize>(block: &tile::Scores) {
             // SAFETY: the caller has the instructions and promises what `tile::scores` asks.
             unsafe { tile::scores::<Self, R>(block) }
         }
@@ -137,23 +144,39 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn sums([a, b, c, d]: [Self; 4]) -> [f32; 4] {
+        unsafe fn sums<const R: usize>(rows: &[Self; R]) -> Self {
             unsafe {
-                // Neighbors, then pairs of neighbors: every quarter has a sum of each vector. Then the quarters.
-                let first = _mm512_add_ps(_mm512_unpacklo_ps(a.0, b.0), _mm512_unpackhi_ps(a.0, b.0));
-                let second = _mm512_add_ps(_mm512_unpacklo_ps(c.0, d.0), _mm512_unpackhi_ps(c.0, d.0));
-                let [first, second] = [_mm512_castps_pd(first), _mm512_castps_pd(second)];
-                let low = _mm512_castpd_ps(_mm512_unpacklo_pd(first, second));
-                let high = _mm512_castpd_ps(_mm512_unpackhi_pd(first, second));
-                let all = _mm512_add_ps(low, high);
-                let half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps::<1>(all));
-                let sums = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));
-                let mut out = [0.0; 4];
-                _mm_storeu_ps(out.as_mut_ptr(), sums);
-                out
+                let mut fours = [_mm_setzero_ps(); 4];
+                let mut start = 0;
+                while start < R {
+                    let row = |r: usize| if start + r < R { rows[start + r].0 } else { rows[0].0 };
+                    fours[start / 4] = sums_of_four([row(0), row(1), row(2), row(3)]);
+                    start += 4;
+                }
+                let group = |index: usize| if index * 4 < R { fours[index] } else { fours[0] };
+                let low = _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(group(0)), group(1));
+                let high = _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(group(2)), group(3));
+                Avx512(_mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high))
             }
         }
         tiles!(#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]);
+    }
+
+    /// The sum of the lanes of each vector.
+    #[inline(always)]
+    unsafe fn sums_of_four([a, b, c, d]: [__m512; 4]) -> __m128 {
+        // SAFETY: the caller has the instructions.
+        unsafe {
+            // Neighbors, then pairs of neighbors: every quarter has a sum of each vector. Then the quarters.
+            let first = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let second = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+            let [first, second] = [_mm512_castps_pd(first), _mm512_castps_pd(second)];
+            let low = _mm512_castpd_ps(_mm512_unpacklo_pd(first, second));
+            let high = _mm512_castpd_ps(_mm512_unpackhi_pd(first, second));
+            let all = _mm512_add_ps(low, high);
+            let half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps::<1>(all));
+            _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half))
+        }
     }
 
     // SAFETY of all blocks below: as above.
