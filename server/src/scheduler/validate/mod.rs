@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 
-use crate::config::{BatchCost, ModelConfig, Scheduling, SequenceBatching, SequenceStrategy, Signal};
+use crate::config::{BackendKind, BatchCost, ModelConfig, Scheduling, SequenceBatching, SequenceStrategy, Signal};
 use crate::error::{InferError, RequestProblem, RequestTag, SequenceFault, WireShape};
 use crate::request::{BatchKey, InferRequest, InputTensor, SequenceId, ValidRequest};
 use crate::tensor::{DataType, Dims, Shape, StringsFault, Tensor, TensorSpec, check_strings};
@@ -307,7 +307,9 @@ fn strings_problem(config: &ModelConfig, input: &InputTensor, expected: usize, f
 /// What must be equal for two requests of this model to share a batch.
 fn batch_key(config: &ModelConfig, inputs: &[Option<Tensor>]) -> BatchKey {
     let mut key = Vec::new();
-    if config.max_batch_rows.is_none() {
+    // Models on candle look at the rows of each request by themselves, whatever their length and optional inputs.
+    let takes_any_mix = config.backend == BackendKind::Candle && matches!(config.scheduling, Scheduling::Dynamic(_));
+    if config.max_batch_rows.is_none() || takes_any_mix {
         return BatchKey(key);
     }
     for (spec, input) in config.inputs.iter().zip(inputs).filter(|(spec, _)| spec.is_for_clients()) {

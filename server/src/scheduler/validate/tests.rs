@@ -109,6 +109,24 @@ fn the_cost_of_an_encoder_is_its_work() {
 }
 
 #[test]
+fn requests_of_any_length_share_a_batch_of_an_encoder() {
+    let key = |text: &str, width: i64, mask: bool| {
+        let bytes = usize::try_from(width).unwrap() * 8;
+        let one = |name: &str| input(name, DataType::Int64, &[1, width], bytes);
+        let inputs = if mask { vec![one("input_ids"), one("attention_mask")] } else { vec![one("input_ids")] };
+        validate(request(inputs), &config(text)).unwrap().batch_key
+    };
+    let ragged = encoder(&[]);
+    for text in [&ragged, &ragged.replace("allow_ragged_batch: true", "")] {
+        assert_eq!(key(text, 3, true), key(text, 5, true));
+        assert_eq!(key(text, 3, true), key(text, 5, false));
+    }
+    let builtin = ragged.replace("candle", "builtin").replace("allow_ragged_batch: true", "");
+    assert_ne!(key(&builtin, 3, true), key(&builtin, 5, true));
+    assert_ne!(key(&builtin, 3, true), key(&builtin, 3, false));
+}
+
+#[test]
 fn batches_of_encoders_are_limited_by_their_work() {
     let limit = |parameters: &[(&str, &str)]| match &config(&encoder(parameters)).scheduling {
         Scheduling::Dynamic(dynamic) => dynamic.max_cost.map(std::num::NonZeroU64::get),
