@@ -9,7 +9,7 @@ import tritonclient.grpc as triton
 
 from harness.server import LIMIT_S as WAIT_S
 from harness.server import ROOT, Server, binary
-from harness.wire import INVALID, outputs_of, refused, request
+from harness.wire import INVALID, outputs_of, parameters_of, refused, request
 
 LIMIT_S = 120
 
@@ -198,6 +198,17 @@ def test_statistics_of_the_three_models(minilm, embed):
     before = successes()
     embed(["one"])
     assert [new - old for new, old in zip(successes(), before)] == [1, 1, 1]
+
+
+def test_the_timeline_tells_the_time_of_the_tokenizer(minilm):
+    asked = request("minilm", [("TEXT", "BYTES", [1, 1], [b"a text"])], parameters={"alcedo_timeline": True})
+    told = json.loads(parameters_of(minilm.stub().ModelInfer(asked, timeout=LIMIT_S))["alcedo_timeline"])
+    tokenizer, encoder = told["steps"]
+    assert (tokenizer["model"], encoder["model"]) == ("minilm.tokenizer", "minilm.encoder")
+    # What is told apart: reading texts, encoding them, and making tensors of the tokens.
+    order = [tokenizer[key] for key in ("started_us", "inputs_us", "executed_us", "outputs_us")]
+    assert order == sorted(order) and order[2] > order[1], told
+    assert tokenizer["outputs_us"] <= encoder["started_us"], told
 
 
 def test_the_model_directory_itself_is_a_repository(golden):
