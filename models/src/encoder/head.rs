@@ -172,9 +172,20 @@ fn apply(plan: &mut PlanBuilder, spec: &EncoderSpec, prefix: &str, input: Buffer
             let (Embedding::Tokens { words, .. }, crate::plan::Input::Tokens(tokens)) = (&spec.embedding, &spec.input) else {
                 unreachable!("only models of texts have a vocabulary")
             };
-            let name = weight.as_ref().map_or_else(|| format!("{prefix}{words}"), |weight| weight.resolve(prefix));
+            let own = weight.as_ref().map(|weight| weight.resolve(prefix));
+            // A decoder of its own may have a bias of its own too, which is then the one that is used.
+            let own_bias = own.as_ref().and_then(|name| Some(format!("{}.bias", name.strip_suffix(".weight")?)));
+            let name = own.unwrap_or_else(|| format!("{prefix}{words}"));
             let weight = plan.matrix(vec![MatrixPart::rows(&name, tokens.vocab_size)], inputs);
-            let bias = bias.as_ref().map(|bias| plan.vector(&bias.resolve(prefix), &[tokens.vocab_size]));
+            let len = tokens.vocab_size;
+            let bias = bias.as_ref().map(|bias| {
+                let bias = bias.resolve(prefix);
+                let read = move |weights: &Weights| {
+                    let own = own_bias.as_ref().filter(|own| weights.contains(own));
+                    weights.floats(own.unwrap_or(&bias), &[len])
+                };
+                plan.computed_vector(VectorRecipe { len, read: Box::new(read) })
+            });
             let output = plan.buffer(plan.axis(input), tokens.vocab_size);
             plan.step(Step::Linear { input, weight, bias, activation: Activation::Identity, residual: None, output });
             output

@@ -191,7 +191,7 @@ pub(super) fn encoder(config: &JsonFile, prefixes: &'static [&'static str], toke
 
 /// Rows of the table of token types in BERT and RoBERTa.
 fn types(config: &JsonFile) -> Result<usize, ModelError> {
-    Ok(config.integer(&["type_vocab_size"], 0..=MAX_DIMENSION)?.unwrap_or(2))
+    Ok(config.integer(&["type_vocab_size"], 1..=MAX_DIMENSION)?.unwrap_or(2))
 }
 
 /// The id that texts are filled up with; only padded batches, made for comparison, use it.
