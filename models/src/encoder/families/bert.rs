@@ -94,18 +94,7 @@ pub(super) fn roberta(config: &JsonFile, labels: usize) -> Result<Family, ModelE
     let tokens =
         Tokens { table: Some(rows), positions: room, types: types(config)?, counted_after: Some(padding as u32), no_gaps: false };
     let encoder = encoder(config, &["", "roberta."], tokens)?;
-    let transform = [
-        // The library has no choice of function here.
-        linear(HeadName::beside("lm_head.dense"), encoder.hidden_size, Activation::Gelu),
-        norm(HeadName::beside("lm_head.layer_norm"), encoder.norm.eps),
-    ];
-    Ok(Family {
-        embedding: None,
-        classification: Some(dense_classifier(encoder.hidden_size, labels)),
-        token_classification: Some(token_classifier(labels)),
-        masked_lm: Some(masked_lm(config, transform, "lm_head.decoder.weight", "lm_head.bias")?),
-        encoder,
-    })
+    with_roberta_heads(config, encoder, labels)
 }
 
 /// DistilBERT: other names, no token types.
@@ -209,8 +198,24 @@ pub(super) fn norm(name: HeadName, eps: f64) -> HeadLayer {
     HeadLayer::Norm { name, eps, bias: true }
 }
 
+/// A family with RoBERTa's heads.
+pub(super) fn with_roberta_heads(config: &JsonFile, encoder: EncoderSpec, labels: usize) -> Result<Family, ModelError> {
+    let transform = [
+        // The library has no choice of function here.
+        linear(HeadName::beside("lm_head.dense"), encoder.hidden_size, Activation::Gelu),
+        norm(HeadName::beside("lm_head.layer_norm"), encoder.norm.eps),
+    ];
+    Ok(Family {
+        embedding: None,
+        classification: Some(dense_classifier(encoder.hidden_size, labels)),
+        token_classification: Some(token_classifier(labels)),
+        masked_lm: Some(masked_lm(config, transform, "lm_head.decoder.weight", "lm_head.bias")?),
+        encoder,
+    })
+}
+
 /// RoBERTa's classifier: a layer of its own instead of the pooler.
-pub(super) fn dense_classifier(hidden: usize, labels: usize) -> Head {
+fn dense_classifier(hidden: usize, labels: usize) -> Head {
     Head {
         pick: Pick::Take(Taken::First),
         layers: vec![

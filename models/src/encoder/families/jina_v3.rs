@@ -2,13 +2,12 @@
 //!
 //! Source: Sturua et al. 2024; names and defaults of the Hugging Face model `jina_embeddings_v3`.
 
-use kernels::activation::Activation;
 use kernels::rotary::Pairs;
 
-use super::bert::{self, LAYER, Tokens, dense_classifier, linear, masked_lm, norm, token_classifier};
+use super::bert::{self, LAYER, Tokens, with_roberta_heads};
 use super::{Family, MAX_UNSTORED_POSITIONS, Sizes, rope};
 use crate::card::MAX_DIMENSION;
-use crate::encoder::{Embedding, HeadName, LayerNames, Positions, Qkv, Up};
+use crate::encoder::{Embedding, LayerNames, Positions, Qkv, Up};
 use crate::error::ModelError;
 use crate::json::JsonFile;
 
@@ -45,15 +44,5 @@ pub(super) fn jina_v3(config: &JsonFile, labels: usize) -> Result<Family, ModelE
         output_norm: "norm2",
         ..LAYER
     };
-    let transform = [
-        linear(HeadName::beside("lm_head.dense"), encoder.hidden_size, Activation::Gelu),
-        norm(HeadName::beside("lm_head.layer_norm"), encoder.norm.eps),
-    ];
-    Ok(Family {
-        embedding: None,
-        classification: Some(dense_classifier(encoder.hidden_size, labels)),
-        token_classification: Some(token_classifier(labels)),
-        masked_lm: Some(masked_lm(config, transform, "lm_head.decoder.weight", "lm_head.bias")?),
-        encoder,
-    })
+    with_roberta_heads(config, encoder, labels)
 }

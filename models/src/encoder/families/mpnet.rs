@@ -2,13 +2,12 @@
 //!
 //! Source: Song et al. 2020; buckets of Raffel et al. 2020; names and defaults of the Hugging Face model.
 
-use kernels::activation::Activation;
 use serde_json::Value;
 
-use super::bert::{self, LAYER, Tokens, dense_classifier, linear, masked_lm, norm, token_classifier};
+use super::bert::{self, LAYER, Tokens, with_roberta_heads};
 use super::{Family, refuse_other};
 use crate::card::MAX_DIMENSION;
-use crate::encoder::{HeadName, LayerNames, Positions, Qkv};
+use crate::encoder::{LayerNames, Positions, Qkv};
 use crate::error::ModelError;
 use crate::json::JsonFile;
 
@@ -33,16 +32,5 @@ pub(super) fn mpnet(config: &JsonFile, labels: usize) -> Result<Family, ModelErr
         attention_norm: "attention.LayerNorm",
         ..LAYER
     };
-    let transform = [
-        // The library has no choice of function here.
-        linear(HeadName::beside("lm_head.dense"), encoder.hidden_size, Activation::Gelu),
-        norm(HeadName::beside("lm_head.layer_norm"), encoder.norm.eps),
-    ];
-    Ok(Family {
-        embedding: None,
-        classification: Some(dense_classifier(encoder.hidden_size, labels)),
-        token_classification: Some(token_classifier(labels)),
-        masked_lm: Some(masked_lm(config, transform, "lm_head.decoder.weight", "lm_head.bias")?),
-        encoder,
-    })
+    with_roberta_heads(config, encoder, labels)
 }
