@@ -330,6 +330,12 @@ pub enum ExecuteError {
     /// The model's instance is gone and could not be made anew.
     #[error("model '{model}' has no working instance: {reason}")]
     NoInstance { model: String, reason: String },
+    /// The device of the model's instance is lost for good.
+    #[error("model '{model}' cannot run: {reason}; the server must be restarted")]
+    DeviceLost { model: String, reason: String },
+    /// The device has no memory for the request, not even alone.
+    #[error("{message}")]
+    DeviceMemory { message: String },
 }
 
 /// Why a request got no answer.

@@ -188,6 +188,8 @@ const fn execute_reason(error: &ExecuteError) -> &'static str {
         ExecuteError::Panicked { .. } => "MODEL_PANICKED",
         ExecuteError::WrongOutput { .. } => "MODEL_WRONG_OUTPUT",
         ExecuteError::NoInstance { .. } => "NO_INSTANCE",
+        ExecuteError::DeviceLost { .. } => "DEVICE_LOST",
+        ExecuteError::DeviceMemory { .. } => "DEVICE_OUT_OF_MEMORY",
     }
 }
 

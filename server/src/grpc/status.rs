@@ -58,7 +58,8 @@ fn execute_code(error: &ExecuteError) -> Code {
     match error {
         ExecuteError::InvalidArgument { .. } => Code::InvalidArgument,
         ExecuteError::Internal { .. } | ExecuteError::Panicked { .. } | ExecuteError::WrongOutput { .. } => Code::Internal,
-        ExecuteError::NoInstance { .. } => Code::Unavailable,
+        ExecuteError::NoInstance { .. } | ExecuteError::DeviceLost { .. } => Code::Unavailable,
+        ExecuteError::DeviceMemory { .. } => Code::ResourceExhausted,
     }
 }
 

@@ -90,6 +90,10 @@ impl Backend for WatchedBackend {
     fn turn_slots(&self, slot: &InstanceSlot, available: NonZeroUsize) -> Result<NonZeroUsize, LoadError> {
         self.backend.turn_slots(slot, available)
     }
+
+    fn depth(&self, slot: &InstanceSlot) -> NonZeroUsize {
+        self.backend.depth(slot)
+    }
 }
 
 /// The way from an ensemble to its models. It does not keep the repository alive. The ensemble and every
