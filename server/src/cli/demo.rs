@@ -15,6 +15,7 @@ use super::serve::{Address, GrpcConfig, Server, ServerConfig, Signals, Watching}
 use crate::clock::{self, Timestamp};
 use crate::grpc::HeaderForwarding;
 use crate::instance::default_tokenizer_threads;
+use crate::instance::device::DeviceChoice;
 use crate::repository::RepositoryOptions;
 use crate::tensor::{DataType, Shape, Tensor};
 
@@ -76,6 +77,7 @@ impl DemoArgs {
             http: Some(address(self.http_port, "--http-port")),
             metrics: Some(address(self.metrics_port, "--metrics-port")),
             watching: Watching::default(),
+            device: DeviceChoice::Auto,
             threads: None,
             tokenizer_threads: default_tokenizer_threads(),
             exit_on_error: true,

@@ -35,9 +35,9 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use device::SharedDevice;
+use device::{Devices, SharedDevice};
 
-pub use candle::{Described, default_tokenizer_threads, describe, is_hub_directory, start_tokenizer_threads};
+pub use candle::{Described, choose_device, default_tokenizer_threads, describe, is_hub_directory, start_tokenizer_threads};
 pub use execute::Execution;
 pub use pool::{BatchDone, InstancePool, Placement, WaitingBatches};
 pub use stream::{ResponseStream, StreamedResponse};
@@ -133,6 +133,18 @@ pub struct ServedVersion {
     pub model_directory: PathBuf,
     /// The directory of this version, with the model's files.
     pub version_directory: PathBuf,
+}
+
+/// The configuration with which a model's versions are opened: each group of instances on the device that is meant. May
+/// open a GPU, so it blocks.
+///
+/// # Errors
+/// A device that the configuration asks for cannot be used.
+pub fn place(config: &Arc<ModelConfig>, devices: &Devices) -> Result<Arc<ModelConfig>, LoadError> {
+    match config.backend {
+        BackendKind::Candle => candle::place(config, devices.chosen()),
+        BackendKind::Builtin | BackendKind::Ensemble => Ok(Arc::clone(config)),
+    }
 }
 
 /// Opens the backend that the configuration names; weights are read here, once for all instances.

@@ -57,7 +57,9 @@ impl TestModel {
 
     /// Loads version 1 of the model that `text` describes, with its files in `directory`.
     pub(super) fn load_from(text: &str, directory: &Path) -> Result<Self, LoadError> {
-        let served = served(text, 1, directory);
+        let written = served(text, 1, directory);
+        let config = super::place(&written.config, &Devices::default())?;
+        let served = Arc::new(ServedVersion { config, ..ServedVersion::clone(&written) });
         let backend = super::open_backend(&served)?;
         Self::over(served, &backend)
     }

@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::clock;
 use crate::error::{ControlError, InferError};
-use crate::instance::device::{DeviceOptions, DeviceUsage, Devices};
+use crate::instance::device::{ChosenDevice, DeviceOptions, DeviceUsage, Devices};
 use crate::observe::busy::BusyShare;
 use crate::observe::host::HostReading;
 use crate::observe::metrics::{self, DeviceSeries, Page};
@@ -222,12 +222,19 @@ impl Repository {
     }
 
     /// Whether the start-up set is loaded and works. Later loads and unloads do not change it; a start-up model
-    /// none of whose instances works any more does, and under strict readiness one that failed to load.
+    /// none of whose instances works any more does, and under strict readiness one that failed to load. A device that was
+    /// lost ends it for good, whatever runs elsewhere: only a new process can use the device again.
     pub fn is_ready(&self) -> bool {
         self.is_startup_done()
             && !self.startup_failed.load(Ordering::Acquire)
             && !self.exiting.load(Ordering::Acquire)
             && self.table.load().required_work()
+            && self.devices.lost().is_none()
+    }
+
+    /// The device of models whose configuration leaves it open.
+    pub fn chosen_device(&self) -> &ChosenDevice {
+        self.devices.chosen()
     }
 
     /// Changes whenever a version comes, goes or fails, and with the readiness of the server; the value itself

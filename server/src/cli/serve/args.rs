@@ -2,6 +2,7 @@
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, ValueEnum};
@@ -12,8 +13,8 @@ use crate::cli::infer::parse_seconds;
 use crate::cli::log::LogArgs;
 use crate::grpc::{GrpcOptions, HeaderForwarding};
 use crate::instance::default_tokenizer_threads;
-use crate::instance::device::DeviceOptions;
 use crate::instance::device::resources::{ResourceLimit, ResourceLimits};
+use crate::instance::device::{DeviceChoice, DeviceOptions};
 use crate::repository::{ControlMode, RepositoryOptions};
 
 /// Largest message that HTTP/2 and protobuf agree on: 2 GiB - 1.
@@ -63,7 +64,11 @@ struct ModelArgs {
     /// [default: what any one instance needs].
     #[arg(long, value_name = "NAME:COUNT[:DEVICE]", value_parser = parse_resource)]
     rate_limit_resource: Vec<ResourceLimit>,
-    /// Slots of a device: a batch takes one for each thread that computes it; repeatable [default: cpu=<cores>, others 1].
+    /// Device of models whose configuration leaves it open (KIND_AUTO): auto is the first GPU where that can be used,
+    /// else the CPU; cuda:N must be usable; with cpu no model may run on a GPU.
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda:N", value_parser = DeviceChoice::from_str)]
+    device: DeviceChoice,
+    /// Slots of a device: a batch takes one for each thread that computes it; repeatable [default: cpu=<cores>, cuda:N=4, others 1].
     #[arg(long, value_name = "DEVICE=COUNT", value_parser = parse_slots)]
     device_slots: Vec<(String, NonZeroUsize)>,
     /// Threads on which the texts of all tokenizer models are encoded [default: a quarter of the cores, at least 1].
@@ -220,6 +225,8 @@ pub(in crate::cli) struct ServerConfig {
     pub(in crate::cli) metrics: Option<Address>,
     /// How metrics come about.
     pub(in crate::cli) watching: Watching,
+    /// Which device models run on whose configuration leaves it open.
+    pub(in crate::cli) device: DeviceChoice,
     /// Threads that serve connections.
     pub(in crate::cli) threads: Option<NonZeroUsize>,
     /// Threads that encode texts.
@@ -287,6 +294,8 @@ impl ModelArgs {
             slots: self.device_slots.iter().cloned().collect(),
             limits_rates: self.rate_limit == RateLimit::ExecutionCount,
             resources: ResourceLimits::new(self.rate_limit_resource.clone()),
+            // What is there is looked for when the server starts.
+            ..DeviceOptions::default()
         }
     }
 }
@@ -344,6 +353,7 @@ impl ServeArgs {
             http: listen.allow_http.then(|| address(&listen.http_address, listen.http_port, "--http-port")),
             metrics: listen.allow_metrics.then(|| address(metrics_host, listen.metrics_port, "--metrics-port")),
             watching: self.metrics.watching(),
+            device: models.device,
             threads: listen.worker_threads,
             tokenizer_threads: models.tokenizer_threads.unwrap_or_else(default_tokenizer_threads),
             exit_on_error: life.exit_on_error,
@@ -428,6 +438,8 @@ mod tests {
         assert_eq!(devices.resources, limits);
         let slots: Vec<(&str, usize)> = devices.slots.iter().map(|(name, slots)| (name.as_str(), slots.get())).collect();
         assert_eq!(slots, [("cpu", 2), ("gpu=0", 3)]);
+        assert_eq!(config("--model-repository a").unwrap().device, DeviceChoice::Auto);
+        assert_eq!(config("--model-repository a --device=cuda:1").unwrap().device, DeviceChoice::Cuda(1));
         let unlimited = config("--model-repository a --rate-limit off").unwrap().repository.devices;
         assert_eq!(unlimited, DeviceOptions::default());
     }
@@ -473,6 +485,7 @@ mod tests {
             ("--model-repository a --rate-limit execution_count --rate-limit-resource r:-1", "expected NAME:COUNT"),
             ("--model-repository a --rate-limit execution_count --rate-limit-resource :1", "expected NAME:COUNT"),
             ("--model-repository a --rate-limit execution_count --rate-limit-resource r:1:", "expected NAME:COUNT"),
+            ("--model-repository a --device gpu", "expected auto, cpu or cuda:N"),
             ("--model-repository a --device-slots cpu=0", "expected DEVICE=COUNT"),
             ("--model-repository a --device-slots cpu", "expected DEVICE=COUNT"),
             ("--model-repository a --device-slots =2", "expected DEVICE=COUNT"),

@@ -400,7 +400,7 @@ fn configurations_that_do_not_suit_are_refused() {
     );
     assert_eq!(
         refusal(&format!("{ENCODER} instance_group {{ kind: KIND_GPU }}")),
-        "instance group of model 'm' asks for KIND_GPU, but this build has no CUDA support; write KIND_CPU or KIND_AUTO"
+        "instance group of model 'm' asks for KIND_GPU, but this build has no CUDA support: build with scripts/build-cuda"
     );
     let unsuited =
         |text: &str| refusal(text).strip_prefix("model 'm' does not suit 'candle encoder', which needs ").unwrap().to_owned();

@@ -1,5 +1,5 @@
 //! Owns the devices that models share: who runs next on each (`schedule`, pure), the rate limiter's resources
-//! (`resources`, pure), the concurrent shell over both (`gate`), which devices there are (`registry`) and which of them
+//! (`resources`, pure), which is meant where a configuration leaves it open (`choice`), the concurrent shell over both (`gate`), which devices there are (`registry`) and which of them
 //! are lost (`health`). May
 //! import the words, `config` and what of `instance` describes a model version; must never know a batch or a request.
 //!
@@ -18,6 +18,7 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+mod choice;
 mod gate;
 mod health;
 mod registry;
@@ -27,6 +28,7 @@ pub mod schedule;
 #[cfg(test)]
 mod tests;
 
+pub use choice::{ChosenDevice, DeviceChoice};
 pub use gate::{Claim, DeviceGate, DevicePermit, Lane, Reservation, Seat};
 pub use health::{Dependent, DeviceHealth};
 pub use registry::{DeviceOptions, DeviceUsage, Devices, ModelUsage};

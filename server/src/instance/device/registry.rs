@@ -10,7 +10,7 @@ use super::gate::{DeviceGate, Lane, Seat};
 use super::health::DeviceHealth;
 use super::resources::{Needs, ResourceLimits, ResourcePool};
 use super::schedule::ShareSpec;
-use super::{NO_DEVICE, SharedDevice};
+use super::{ChosenDevice, NO_DEVICE, SharedDevice};
 use crate::config::RateLimiter;
 use crate::error::LoadError;
 
@@ -26,6 +26,8 @@ pub struct DeviceOptions {
     pub limits_rates: bool,
     /// How much there is of each resource.
     pub resources: ResourceLimits,
+    /// The device of models whose configuration leaves it open.
+    pub chosen: ChosenDevice,
 }
 
 /// The devices of a server.
@@ -93,6 +95,11 @@ impl Devices {
     /// Whether instances wait for the resources of their rate limiters.
     pub fn limits_rates(&self) -> bool {
         self.common.is_some()
+    }
+
+    /// The device of models whose configuration leaves it open.
+    pub fn chosen(&self) -> &ChosenDevice {
+        &self.options.chosen
     }
 
     /// The seat of each instance of a model version, in their order; `None` for one that may run at any time.
