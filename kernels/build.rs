@@ -2,7 +2,8 @@
 //!
 //! Every `src/**/*.cu` is one module. `ALCEDO_CUDA_TARGETS` is a list of `sm_NN` (machine code) and `compute_NN` (PTX).
 //! With machine code in the list a module is one fatbin; with PTX alone it is one text per target, which is what the
-//! emulated device takes. Without a compiler the table is empty: everything builds, and opening a GPU says why it cannot.
+//! emulated device takes. Without a compiler, or with an empty list, the table is empty: everything builds, and opening a GPU
+//! says why it cannot.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -26,10 +27,11 @@ fn main() {
     collect(Path::new("src"), &mut sources);
     sources.sort();
     let mut table = String::from("[\n");
+    let targets = env::var("ALCEDO_CUDA_TARGETS").unwrap_or_else(|_| DEFAULT_TARGETS.to_owned());
+    let targets: Vec<&str> = targets.split(',').map(str::trim).filter(|target| !target.is_empty()).collect();
     match compiler() {
+        _ if targets.is_empty() => {}
         Some(nvcc) => {
-            let targets = env::var("ALCEDO_CUDA_TARGETS").unwrap_or_else(|_| DEFAULT_TARGETS.to_owned());
-            let targets: Vec<&str> = targets.split(',').map(str::trim).filter(|target| !target.is_empty()).collect();
             for source in &sources {
                 compile(&nvcc, source, &targets, &out, &mut table);
             }
