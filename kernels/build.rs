@@ -73,7 +73,7 @@ fn compile(nvcc: &Path, source: &Path, targets: &[&str], out: &Path, table: &mut
     let is_text = targets.iter().all(|target| target.starts_with("compute_"));
     if is_text {
         for target in targets {
-            let number = target.trim_start_matches("compute_");
+            let number = number(target);
             let file = out.join(format!("{name}-{number}.ptx"));
             let mut command = Command::new(nvcc);
             common(&mut command);
@@ -92,13 +92,21 @@ fn compile(nvcc: &Path, source: &Path, targets: &[&str], out: &Path, table: &mut
         common(&mut command);
         command.arg("--fatbin").arg("-o").arg(&file);
         for target in targets {
-            let number = target.trim_start_matches("compute_").trim_start_matches("sm_");
+            let number = number(target);
             command.arg(format!("-gencode=arch=compute_{number},code={target}"));
         }
         finish(command, source);
-        writeln!(table, "        Image {{ capability: 0, bytes: include_bytes!({file:?}) }},").expect("writing to a string");
+        let least = targets.iter().map(|target| number(target)).min().expect("there are targets");
+        writeln!(table, "        Image {{ capability: {least}, bytes: include_bytes!({file:?}) }},")
+            .expect("writing to a string");
     }
     table.push_str("    ] },\n");
+}
+
+/// The compute capability of a target, ten times.
+fn number(target: &str) -> u32 {
+    let digits = target.trim_start_matches("compute_").trim_start_matches("sm_");
+    digits.parse().unwrap_or_else(|_| panic!("ALCEDO_CUDA_TARGETS: '{target}' is neither sm_NN nor compute_NN"))
 }
 
 fn finish(mut command: Command, source: &Path) {
