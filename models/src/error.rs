@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use kernels::matmul::Precision;
 use kernels::team::TeamError;
 
+use crate::plan::cuda::memory::Bytes;
+
 /// Why a model could not be loaded or run. The texts name files, fields, tensors and inputs, never file contents, and
 /// are safe to send to a client.
 #[derive(Debug, thiserror::Error)]
@@ -161,6 +163,49 @@ pub enum ModelError {
         limit: usize,
         /// The arithmetic.
         precision: Precision,
+    },
+    /// A text has more tokens than a lane of a GPU has room for.
+    #[error("a text or image of {tokens} tokens is longer than the {limit} that there is room for; set max_batch_tokens higher")]
+    BeyondArena {
+        /// Tokens of the text.
+        tokens: usize,
+        /// The most that a batch may have.
+        limit: usize,
+    },
+    /// A model does not fit into the memory that a GPU has left.
+    #[error(
+        "model '{model}' needs {needed} (weights {weights}, workspace {workspace}, activations {activations} for {tokens} \
+         tokens); {free} are free; {advice}"
+    )]
+    TooLarge {
+        /// The model.
+        model: String,
+        /// All of it.
+        needed: Bytes,
+        /// Weights.
+        weights: Bytes,
+        /// Memory of the library.
+        workspace: Bytes,
+        /// Inputs, outputs and intermediate values of the largest batch.
+        activations: Bytes,
+        /// Tokens of that batch.
+        tokens: usize,
+        /// What there is.
+        free: Bytes,
+        /// What would fit.
+        advice: String,
+    },
+    /// A weight cannot be stored in the type that was asked for.
+    #[error("tensor '{tensor}' holds {value:e}, beyond the {limit} of {dtype}; set dtype to bf16 or f32")]
+    BeyondRange {
+        /// The tensor, or the first of those that it is made from.
+        tensor: String,
+        /// The number.
+        value: f32,
+        /// The largest that can be stored.
+        limit: f32,
+        /// The type.
+        dtype: &'static str,
     },
     /// The threads of a model cannot be started.
     #[error("{source}; ask for fewer threads")]

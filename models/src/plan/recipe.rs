@@ -81,6 +81,8 @@ pub(crate) fn read_vector(weights: &Weights, parts: &[MatrixPart]) -> Result<Vec
 
 /// A weight matrix, `[outputs, inputs]` in row-major order.
 pub(crate) struct MatrixRecipe {
+    /// What it is called where a number of it is refused: the tensor that it comes from, or the first of them.
+    pub(crate) name: String,
     pub(crate) outputs: usize,
     pub(crate) inputs: usize,
     /// Small matrices of heads are multiplied in f32 whatever the model runs in: they cost nothing and decide the answer.
@@ -90,6 +92,8 @@ pub(crate) struct MatrixRecipe {
 
 /// A weight vector, or a small matrix that is read as one.
 pub(crate) struct VectorRecipe {
+    /// What it is called where a number of it is refused: the tensor that it comes from, or the first of them.
+    pub(crate) name: String,
     pub(crate) len: usize,
     pub(crate) read: Read<Vec<f32>>,
 }
