@@ -274,6 +274,11 @@ pub enum LoadError {
     UnknownBuiltin { model: String, kind: String, known: &'static str },
     #[error("parameter '{parameter}' of model '{model}' must be {expected}, got '{got}'")]
     Parameter { model: String, parameter: String, expected: &'static str, got: String },
+    #[error(
+        "parameter '{parameter}' of model '{model}' is for instances on {device}, and it has none there; \
+         leave it out, or write {instead} in its instance_group"
+    )]
+    DeviceParameter { model: String, parameter: String, device: &'static str, instead: &'static str },
     #[error("'{kind}' has no parameter '{parameter}' (model '{model}'); it takes: {known}")]
     UnknownParameter { model: String, kind: &'static str, parameter: String, known: String },
     #[error("model '{model}' does not suit '{kind}', which needs {expected}; its configuration has {got}")]

@@ -37,7 +37,9 @@ mod tests;
 
 use device::{Devices, SharedDevice};
 
-pub use candle::{Described, choose_device, default_tokenizer_threads, describe, is_hub_directory, start_tokenizer_threads};
+pub use candle::{
+    Described, choose_device, default_tokenizer_threads, describe, gpu_memory, is_hub_directory, start_tokenizer_threads,
+};
 pub use execute::Execution;
 pub use pool::{BatchDone, InstancePool, Placement, WaitingBatches};
 pub use stream::{ResponseStream, StreamedResponse};

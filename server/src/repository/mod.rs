@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::clock;
 use crate::error::{ControlError, InferError};
+use crate::instance::gpu_memory;
 use crate::instance::device::{ChosenDevice, DeviceOptions, DeviceUsage, Devices};
 use crate::observe::busy::BusyShare;
 use crate::observe::host::HostReading;
@@ -257,7 +258,9 @@ impl Repository {
         let now = clock::now();
         let (models, devices) = (self.lock().series(now), self.device_series());
         let options = &self.options.metrics;
-        metrics::render(&Page { models: &models, host, options, devices: &devices, requests_in_flight, now })
+        let gpu_memory = gpu_memory();
+        let (models, devices, gpu_memory) = (&models, &devices, &gpu_memory);
+        metrics::render(&Page { models, host, options, devices, gpu_memory, requests_in_flight, now })
     }
 
     fn device_series(&self) -> Vec<DeviceSeries> {

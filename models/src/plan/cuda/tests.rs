@@ -47,9 +47,8 @@ fn plan(name: &str, task: Option<Task>) -> (Plan, Weights) {
 
 /// Launches between one attention and the next.
 fn launches_of_a_layer(program: &Program) -> Vec<usize> {
-    let attentions: Vec<usize> = (0..program.actions.len())
-        .filter(|index| matches!(program.actions[*index], Action::Attention { .. }))
-        .collect();
+    let attentions: Vec<usize> =
+        (0..program.actions.len()).filter(|index| matches!(program.actions[*index], Action::Attention { .. })).collect();
     attentions.windows(2).map(|pair| pair[1] - pair[0]).collect()
 }
 

@@ -23,11 +23,13 @@ use super::{Backend, ServedVersion};
 use parameters::Role;
 
 pub use placement::choose_device;
+pub use gpu::gpu_memory;
 pub(super) use placement::place;
 pub use pool::{default_tokenizer_threads, start_tokenizer_threads};
 
 mod encoder;
 mod gpu;
+mod packing;
 mod parameters;
 mod placement;
 mod pool;

@@ -15,7 +15,16 @@ fn page(models: &[Series], change: impl FnOnce(&mut MetricsOptions)) -> String {
     let by_model = vec![("m".to_owned(), 3, Duration::from_millis(250))];
     let (name, busy) = ("gpu0".to_owned(), Duration::from_millis(500));
     let devices = [DeviceSeries { name, slots: 2, busy, share: 0.125, executions: 7, by_model }];
-    render(&Page { models, host: &host, options: &options, devices: &devices, requests_in_flight: 3, now: Timestamp::default() })
+    let memory = |kind, bytes| MemorySeries {
+        device: "cuda:0".to_owned(),
+        model: "m".to_owned(),
+        version: "3".to_owned(),
+        kind,
+        bytes,
+    };
+    let gpu_memory = [memory("weights", 4096), memory("pinned", 512)];
+    let (host, options, devices, gpu_memory) = (&host, &options, &devices, &gpu_memory);
+    render(&Page { models, host, options, devices, gpu_memory, requests_in_flight: 3, now: Timestamp::default() })
 }
 
 /// Only what is about models, without the machine.
@@ -261,6 +270,7 @@ fn the_machine_is_shown_as_far_as_it_is_known() {
         host: &host,
         options: &options,
         devices: &[],
+        gpu_memory: &[],
         requests_in_flight: 0,
         now: Timestamp::default(),
     });
