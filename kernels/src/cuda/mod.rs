@@ -1,7 +1,8 @@
 //! NVIDIA GPUs: what operations run on, and what they run with.
 //!
 //! Owns: opening a device and its kernels (`gpu`), memory on it (`memory`), streams and launches (`stream`), views of memory
-//! that operations take (`view`), and why any of it fails (`error`). May import: cudarc. Must never import: operations,
+//! that operations take (`view`), what their launches have in common (`launch`), why any of it fails (`error`), and the comparison
+//! of all kernels with their specifications ([`check`]). May import: cudarc; `check` alone: operations. Must never import:
 //! anything that knows models or requests.
 //!
 //! Each operation has its launch in `<operation>/cuda.rs`, which checks sizes and types, and its kernels in
@@ -12,8 +13,10 @@
 //! and a wrong one is an error of the device, not undefined behavior here. What the host reads and writes while the device
 //! copies is pinned memory, and its owner sees to that.
 
+pub mod check;
 mod error;
 mod gpu;
+pub(crate) mod launch;
 mod memory;
 mod stream;
 mod view;
