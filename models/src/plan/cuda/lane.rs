@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use kernels::cuda::{Buffer, DeviceType, DownloadRing, Event, Graph, MemoryKind, Stream, Tag, UploadRing, View};
-use kernels::matmul::cuda::Multiplier;
+use kernels::matmul::cuda::{Multiplier, Tuning};
 
 use super::bucket::{Bucket, cut};
 use super::issue::{Launches, Regions};
@@ -67,12 +67,14 @@ pub struct LaneOptions {
     pub graphs: Graphs,
     /// Memory for the library of products.
     pub workspace_bytes: usize,
+    /// How the library's ways to make a product are chosen.
+    pub tuning: Tuning,
 }
 
 impl LaneOptions {
     /// Room for so many tokens and items, with the usual workspace and graphs.
     pub fn new(max_tokens: usize, max_items: usize) -> Self {
-        LaneOptions { max_tokens, max_items, graphs: Graphs::Auto, workspace_bytes: WORKSPACE_BYTES }
+        LaneOptions { max_tokens, max_items, graphs: Graphs::Auto, workspace_bytes: WORKSPACE_BYTES, tuning: Tuning::Timed }
     }
 }
 
@@ -149,8 +151,8 @@ impl CudaExecutor {
             other => other,
         };
         let arena = gpu.allocate(&stream, memory.arena(), &Tag::new(model.owner(), MemoryKind::Arena)).map_err(refused)?;
-        let multiplier =
-            Multiplier::new(&stream, options.workspace_bytes, model.owner()).map_err(|error| refused(error.into()))?;
+        let multiplier = Multiplier::for_owner(&stream, options.workspace_bytes, model.owner(), options.tuning);
+        let multiplier = multiplier.map_err(|error| refused(error.into()))?;
         let uploads = UploadRing::new(device, INPUT_SLOTS, layout.input_bytes, model.owner())?;
         let downloads = DownloadRing::new(device, OUTPUT_SLOTS, layout.output_bytes, model.owner())?;
         let start = arena.view(DeviceType::U8).address;
@@ -220,22 +222,24 @@ impl CudaExecutor {
         for sequences in cuts {
             // Parts of one batch are in flight like batches: the results of the last but one are needed before the next.
             ticket.land(IN_FLIGHT - 1)?;
-            let run = self.run(batch, sequences, &weights)?;
-            ticket.push(run);
+            match self.run(batch, sequences, &weights) {
+                Ok(run) => ticket.push(run),
+                Err(error) => {
+                    // What is enqueued already must not outlive the hold on the weights.
+                    let _ = self.stream.synchronize();
+                    return Err(error);
+                }
+            }
         }
         Ok(ticket)
     }
 
     /// Enqueues a part of a batch that fits.
     fn run(&mut self, batch: &Batch<'_>, sequences: Range<usize>, weights: &Arc<Resident>) -> Result<Run, ModelError> {
-        let event = match self.spare.pop() {
-            Some(event) => event,
-            None => {
-                let oldest = self.in_flight.pop_front().expect("events are spare or in flight");
-                oldest.wait()?;
-                oldest
-            }
-        };
+        if self.spare.is_empty() {
+            self.in_flight.iter().take(1).try_for_each(Event::wait)?;
+            self.spare.extend(self.in_flight.pop_front());
+        }
         let tokens = batch.sequences()[sequences.clone()].iter().map(|sequence| sequence.tokens.len());
         let (longest, tokens) = (tokens.clone().max().unwrap_or(0), tokens.sum::<usize>());
         let bucket = Bucket::of(self.model.plan().input(), tokens, sequences.len(), longest);
@@ -256,8 +260,9 @@ impl CudaExecutor {
         let shape = Shape { parts: parts.collect() };
         let from = View { address: self.regions.outputs, len: shape.bytes(), dtype: DeviceType::U8 };
         let download = self.downloads.take()?.download(&self.stream, from)?;
+        let event = self.spare.last().expect("one has just been spare");
         event.record(&self.stream)?;
-        self.in_flight.push_back(event);
+        self.in_flight.extend(self.spare.pop());
         Ok(Run::Flying(Flying { download, weights: Arc::clone(weights), shape }))
     }
 

@@ -36,6 +36,8 @@ pub use device::{Gpu, GpuOptions, probe};
 #[cfg(feature = "cuda")]
 pub use kernels::cuda::{Description as GpuDescription, LedgerLine, MemoryKind, Tag};
 #[cfg(feature = "cuda")]
+pub use kernels::matmul::cuda::Tuning;
+#[cfg(feature = "cuda")]
 pub use lane::{CudaExecutor, Graphs, LaneOptions};
 pub use memory::{LaneMemory, Planner, Room};
 #[cfg(feature = "cuda")]
