@@ -195,6 +195,30 @@ pub enum ModelError {
         /// What would fit.
         advice: String,
     },
+    /// A GPU cannot be used.
+    #[error("{reason}")]
+    GpuUnusable {
+        /// Which, why, and what to do.
+        reason: String,
+    },
+    /// A GPU has too little free memory for what was to be done. Other work on it goes on.
+    #[error("{reason}")]
+    OutOfMemory {
+        /// Which, what for, and the numbers.
+        reason: String,
+    },
+    /// An earlier fault left a GPU unusable for this process.
+    #[error("{reason}")]
+    GpuPoisoned {
+        /// Which, and the first fault.
+        reason: String,
+    },
+    /// A call of the driver or of a library of a GPU failed.
+    #[error("{reason}")]
+    GpuFailed {
+        /// Which, what was called and what it said.
+        reason: String,
+    },
     /// A weight cannot be stored in the type that was asked for.
     #[error("tensor '{tensor}' holds {value:e}, beyond the {limit} of {dtype}; set dtype to bf16 or f32")]
     BeyondRange {
@@ -238,6 +262,20 @@ impl fmt::Display for Position {
             Position::Whole => Ok(()),
             Position::Row(row) => write!(f, ", row {row}"),
             Position::Element { row, column } => write!(f, ", row {row}, column {column}"),
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl From<kernels::cuda::DeviceError> for ModelError {
+    fn from(error: kernels::cuda::DeviceError) -> Self {
+        use kernels::cuda::DeviceError;
+        let reason = error.to_string();
+        match error {
+            DeviceError::Unusable { .. } => ModelError::GpuUnusable { reason },
+            DeviceError::OutOfMemory { .. } => ModelError::OutOfMemory { reason },
+            DeviceError::Poisoned { .. } => ModelError::GpuPoisoned { reason },
+            DeviceError::Failed { .. } => ModelError::GpuFailed { reason },
         }
     }
 }

@@ -40,7 +40,8 @@ struct Tile {
     template <typename T, int ROWS, int THREADS>
     __device__ __forceinline__ void fill(const T* from, uint32_t stride, int real, int needed) const {
         static_assert(ROWS * CHUNKS % THREADS == 0, "every thread has the same number of chunks");
-#pragma unroll
+        // Unrolled, the addresses of all passes would stay in registers that scores need.
+#pragma unroll 1
         for (int pass = 0; pass < ROWS * CHUNKS / THREADS; pass++) {
             const int index = pass * THREADS + static_cast<int>(threadIdx.x);
             const int row = index / CHUNKS;

@@ -59,6 +59,7 @@ __device__ __forceinline__ float dot(float4 a, float4 b, float sum) {
 template <typename Source>
 __device__ __forceinline__ void fill(float* to, int rows, int step, int first, int size, Source source) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll 1
     for (int row = static_cast<int>(threadIdx.x) / 32; row < rows; row += GENERAL_WARPS) {
         const auto* from = source(row);
         to[row * step + lane] = from != nullptr && first + lane < size ? widen(from[first + lane]) : 0.0f;
@@ -92,7 +93,7 @@ struct General {
     /// One slice of the products of the warp's queries, from `own` on in the block, with the lane's key.
     __device__ __forceinline__ void score(
         float (&sums)[ROWS], int own, int lane, int slices, int slice, bool with_keys, bool with_queries) const {
-#pragma unroll 2
+#pragma unroll 1
         for (int part = 0; part < SLICE; part += 4) {
             const float4 key = *reinterpret_cast<const float4*>(keys + lane * STEP + part);
 #pragma unroll
@@ -115,7 +116,7 @@ struct General {
 
     /// Adds weights times one slice of the values.
     __device__ __forceinline__ void add(float (&output)[ROWS], int own, int lane) const {
-#pragma unroll 2
+#pragma unroll 1
         for (int key = 0; key < LANES; key += 4) {
             float value[4];
 #pragma unroll

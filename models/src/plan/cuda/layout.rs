@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::bucket::{Bucket, PIECE};
 use super::place::ALIGNMENT;
 use super::program::{Program, Section};
+use crate::plan::batch::ImageInput;
 use crate::plan::{Batch, Input, Sequence, Taken};
 
 /// Where sections and outputs lie in batches of a bucket, in bytes from the start of their region.
@@ -23,7 +24,7 @@ impl Layout {
         let number = size_of::<u32>();
         let pixels = match input {
             Input::Tokens(_) => 0,
-            Input::Images(image) => image.bytes(),
+            Input::Images(image) => covered_bytes(image),
         };
         let bytes = |section: &Section| match section {
             Section::Ids | Section::Positions | Section::Types | Section::Columns => bucket.tokens * number,
@@ -63,20 +64,41 @@ fn stacked(sizes: impl Iterator<Item = usize>) -> (Vec<Range<usize>>, usize) {
 /// If the sequences are more than the bucket holds, or `bytes` is shorter than the layout says.
 pub(crate) fn fill(
     program: &Program,
-    bucket: &Bucket,
-    layout: &Layout,
+    input: &Input,
+    (bucket, layout): (&Bucket, &Layout),
     batch: &Batch<'_>,
     sequences: Range<usize>,
     bytes: &mut [u8],
 ) {
-    let packed = Packed { batch, sequences: &batch.sequences[sequences.clone()], items: sequences, bucket };
+    let packed = Packed { input, batch, sequences: &batch.sequences[sequences.clone()], items: sequences, bucket };
     for (section, range) in program.sections.iter().zip(&layout.sections) {
         packed.write(section, &mut bytes[range.clone()]);
     }
 }
 
+/// Bytes of the pixels of an image that patches cover.
+fn covered_bytes(image: &ImageInput) -> usize {
+    let (height, width) = image.covered();
+    image.channels * height * width * size_of::<f32>()
+}
+
+/// Copies the pixels that patches cover.
+fn covered(input: &ImageInput, image: &[u8], to: &mut [u8]) {
+    let (height, width) = input.covered();
+    if (height, width) == (input.height, input.width) {
+        return to.copy_from_slice(image);
+    }
+    let (line, stored) = (width * size_of::<f32>(), input.width * size_of::<f32>());
+    for (channel, to) in image.chunks_exact(input.height * stored).zip(to.chunks_exact_mut(height * line)) {
+        for (from, to) in channel.chunks_exact(stored).zip(to.chunks_exact_mut(line)) {
+            to.copy_from_slice(&from[..line]);
+        }
+    }
+}
+
 /// Sequences on their way into a section.
 struct Packed<'a, 'b> {
+    input: &'a Input,
     batch: &'a Batch<'b>,
     sequences: &'a [Sequence],
     items: Range<usize>,
@@ -121,9 +143,10 @@ impl Packed<'_, '_> {
                 numbers(to, rows, u32::MAX);
             }
             Section::Pixels => {
+                let Input::Images(input) = self.input else { unreachable!("plans over texts have no pixels") };
                 let images = &self.batch.images[self.items.clone()];
-                for (to, image) in to.chunks_exact_mut(images.first().map_or(1, |image| image.len())).zip(images) {
-                    to.copy_from_slice(image);
+                for (to, image) in to.chunks_exact_mut(covered_bytes(input)).zip(images) {
+                    covered(input, image, to);
                 }
             }
         }

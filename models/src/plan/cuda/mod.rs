@@ -10,16 +10,40 @@
 //! planned is what is allocated.
 
 mod bucket;
+#[cfg(feature = "cuda")]
+mod device;
+#[cfg(feature = "cuda")]
+mod issue;
+#[cfg(feature = "cuda")]
+mod lane;
 mod layout;
 mod lower;
 pub mod memory;
+#[cfg(feature = "cuda")]
+mod model;
 mod place;
 mod program;
+#[cfg(feature = "cuda")]
+mod residency;
 mod shelf;
+#[cfg(feature = "cuda")]
+mod ticket;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "cuda")]
+pub use device::{Gpu, GpuOptions, probe};
+#[cfg(feature = "cuda")]
+pub use kernels::cuda::{Description as GpuDescription, LedgerLine, MemoryKind, Tag};
+#[cfg(feature = "cuda")]
+pub use kernels::matmul::cuda::Tuning;
+#[cfg(feature = "cuda")]
+pub use lane::{CudaExecutor, Graphs, LaneOptions};
 pub use memory::{LaneMemory, Planner, Room};
+#[cfg(feature = "cuda")]
+pub use model::CudaModel;
+#[cfg(feature = "cuda")]
+pub use ticket::Ticket;
 
 /// What weights and activations are stored in; sums are always f32, and so are outputs, rows per item and what heads are
 /// multiplied in.

@@ -203,7 +203,7 @@ fn a_batch_is_packed_with_its_filling() {
     assert_eq!((bucket.tokens, bucket.items, bucket.longest, bucket.spans()), (16, 2, 32, 3));
     let layout = Layout::of(&program, plan.input(), &bucket);
     let mut packed = vec![0xAA; layout.input_bytes];
-    fill(&program, &bucket, &layout, &batch, 0..2, &mut packed);
+    fill(&program, plan.input(), (&bucket, &layout), &batch, 0..2, &mut packed);
     let mut sections = HashMap::new();
     for (section, range) in program.sections.iter().zip(&layout.sections) {
         let numbers = packed[range.clone()].as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
@@ -215,7 +215,7 @@ fn a_batch_is_packed_with_its_filling() {
     // The second sequence alone begins at row 0.
     let bucket = Bucket::of(plan.input(), 2, 1, 2);
     let layout = Layout::of(&program, plan.input(), &bucket);
-    fill(&program, &bucket, &layout, &batch, 1..2, &mut packed);
+    fill(&program, plan.input(), (&bucket, &layout), &batch, 1..2, &mut packed);
     let spans = program.sections.iter().position(|section| *section == Section::Spans).unwrap();
     let numbers: Vec<u32> =
         packed[layout.sections[spans].clone()].as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
