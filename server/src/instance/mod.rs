@@ -153,10 +153,10 @@ pub fn place(config: &Arc<ModelConfig>, devices: &Devices) -> Result<Arc<ModelCo
 ///
 /// # Errors
 /// What is wrong with the model's files or settings.
-pub fn open_backend(served: &ServedVersion) -> Result<Arc<dyn Backend>, LoadError> {
+pub fn open_backend(served: &ServedVersion, devices: &Devices) -> Result<Arc<dyn Backend>, LoadError> {
     match served.config.backend {
         BackendKind::Builtin => builtin::open(served),
-        BackendKind::Candle => candle::open(served),
+        BackendKind::Candle => candle::open(served, devices),
         BackendKind::Ensemble => Err(LoadError::Backend {
             model: served.config.name.to_string(),
             reason: "an ensemble has no instances of its own".to_owned(),

@@ -58,10 +58,11 @@ impl TestModel {
     /// Loads version 1 of the model that `text` describes, with its files in `directory`.
     pub(super) fn load_from(text: &str, directory: &Path) -> Result<Self, LoadError> {
         let written = served(text, 1, directory);
-        let config = super::place(&written.config, &Devices::default())?;
+        let devices = Arc::<Devices>::default();
+        let config = super::place(&written.config, &devices)?;
         let served = Arc::new(ServedVersion { config, ..ServedVersion::clone(&written) });
-        let backend = super::open_backend(&served)?;
-        Self::over(served, &backend)
+        let backend = super::open_backend(&served, &devices)?;
+        Self::over_on(served, &backend, &devices)
     }
 
     /// Runs a backend of the test's own.

@@ -295,7 +295,7 @@ async fn open_instances(
     let for_thread = Arc::clone(&served);
     let task = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        let backend = open_backend(&for_thread)?;
+        let backend = open_backend(&for_thread, &devices)?;
         let watched: Arc<dyn Backend> = Arc::new(WatchedBackend { backend, _farewell: farewell });
         InstancePool::start(Arc::clone(&for_thread), &watched, queue_batches(&for_thread.config), &devices)
     });

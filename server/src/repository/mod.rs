@@ -18,8 +18,8 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::clock;
 use crate::error::{ControlError, InferError};
-use crate::instance::gpu_memory;
 use crate::instance::device::{ChosenDevice, DeviceOptions, DeviceUsage, Devices};
+use crate::instance::gpu_memory;
 use crate::observe::busy::BusyShare;
 use crate::observe::host::HostReading;
 use crate::observe::metrics::{self, DeviceSeries, Page};

@@ -167,11 +167,7 @@ impl Launches<'_> {
 
     fn section(&self, id: SectionId, stored: Stored) -> View {
         let range = &self.layout.sections[id.0];
-        View {
-            address: self.regions.inputs + range.start as u64,
-            len: range.len() / stored.bytes(),
-            dtype: stored.into(),
-        }
+        View { address: self.regions.inputs + range.start as u64, len: range.len() / stored.bytes(), dtype: stored.into() }
     }
 
     /// A vector in f32.

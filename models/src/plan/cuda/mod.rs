@@ -26,10 +26,10 @@ mod program;
 #[cfg(feature = "cuda")]
 mod residency;
 mod shelf;
-#[cfg(feature = "cuda")]
-mod ticket;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "cuda")]
+mod ticket;
 
 #[cfg(feature = "cuda")]
 pub use device::{Gpu, GpuOptions, probe};

@@ -68,6 +68,9 @@ struct ModelArgs {
     /// else the CPU; cuda:N must be usable; with cpu no model may run on a GPU.
     #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda:N", value_parser = DeviceChoice::from_str)]
     device: DeviceChoice,
+    /// Load more models on a GPU than fit: weights of idle models make room, and come back from pinned memory of the host.
+    #[arg(long, action = ArgAction::Set, default_value_t = false, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false", hide_possible_values = true)]
+    gpu_memory_overcommit: bool,
     /// Slots of a device: a batch takes one for each thread that computes it; repeatable [default: cpu=<cores>, cuda:N=4, others 1].
     #[arg(long, value_name = "DEVICE=COUNT", value_parser = parse_slots)]
     device_slots: Vec<(String, NonZeroUsize)>,
@@ -294,6 +297,7 @@ impl ModelArgs {
             slots: self.device_slots.iter().cloned().collect(),
             limits_rates: self.rate_limit == RateLimit::ExecutionCount,
             resources: ResourceLimits::new(self.rate_limit_resource.clone()),
+            overcommits_gpus: self.gpu_memory_overcommit,
             // What is there is looked for when the server starts.
             ..DeviceOptions::default()
         }

@@ -36,7 +36,7 @@ struct EncoderInstance {
 }
 
 /// Reads the weights, once for all instances of a device.
-pub(super) fn open(served: &ServedVersion) -> Result<Arc<dyn Backend>, LoadError> {
+pub(super) fn open(served: &ServedVersion, overcommit: bool) -> Result<Arc<dyn Backend>, LoadError> {
     let config = &served.config;
     let parameters = EncoderParameters::parse(config)?;
     let error = |error: models::ModelError| failed(&config.name, &error);
@@ -66,7 +66,8 @@ pub(super) fn open(served: &ServedVersion) -> Result<Arc<dyn Backend>, LoadError
     ordinals.dedup();
     let mut gpus = Vec::with_capacity(ordinals.len());
     for ordinal in ordinals {
-        gpus.push(GpuEncoder::load(served, ordinal, &card, &weights, plan().map_err(error)?, &parameters)?);
+        let model = (&card, &weights, plan().map_err(error)?);
+        gpus.push(GpuEncoder::load(served, ordinal, model, &parameters, overcommit)?);
     }
     Ok(Arc::new(EncoderModel { cpu, gpus, signature, parameters, name: Arc::clone(&config.name) }))
 }

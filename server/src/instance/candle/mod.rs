@@ -19,11 +19,12 @@ use crate::config::{AutoModel, AutoTensor, ModelConfig};
 use crate::error::{ExecuteError, LoadError};
 use crate::tensor::{DataType, Dim, Dims, TensorSpec};
 
+use super::device::Devices;
 use super::{Backend, ServedVersion};
 use parameters::Role;
 
-pub use placement::choose_device;
 pub use gpu::gpu_memory;
+pub use placement::choose_device;
 pub(super) use placement::place;
 pub use pool::{default_tokenizer_threads, start_tokenizer_threads};
 
@@ -89,9 +90,9 @@ pub fn describe(model: &str, directory: &Path, parameters: &BTreeMap<String, Str
 /// # Errors
 /// A parameter that is unknown or malformed, a device that has no room, files that are missing or broken, tensors of the
 /// configuration that are not those of the model.
-pub(super) fn open(served: &ServedVersion) -> Result<Arc<dyn Backend>, LoadError> {
+pub(super) fn open(served: &ServedVersion, devices: &Devices) -> Result<Arc<dyn Backend>, LoadError> {
     match parameters::role(&served.config)? {
-        Role::Encoder => encoder::open(served),
+        Role::Encoder => encoder::open(served, devices.overcommits_gpus()),
         Role::Tokenizer => tokenizer::open(served),
     }
 }

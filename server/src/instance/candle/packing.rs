@@ -37,6 +37,7 @@ enum Inputs {
 }
 
 /// What a request gives the model. Its tensors share the bytes of the received message.
+#[derive(Clone)]
 pub(super) struct Given {
     request: usize,
     /// Token ids or pixels.
@@ -101,6 +102,34 @@ impl Signature {
                 Err(error) => execution.fail(given.request, error),
             }
         }
+        (batch, packed)
+    }
+
+    /// As [`Signature::pack_all`]; requests with a text or image of more than `longest` tokens are refused, too.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    pub(super) fn pack_within<'a>(
+        &self,
+        execution: &mut Execution,
+        given: &'a [Given],
+        longest: usize,
+    ) -> (Batch<'a>, Vec<Packed>) {
+        let (batch, packed) = self.pack_all(execution, given);
+        let length = |part: &Packed| batch.sequences()[part.sequences.clone()].iter().map(|one| one.tokens.len()).max();
+        let beyond: Vec<(usize, usize)> =
+            packed.iter().filter_map(|part| Some((part.request, length(part).filter(|length| *length > longest)?))).collect();
+        if beyond.is_empty() {
+            return (batch, packed);
+        }
+        for (request, length) in beyond {
+            let message = format!(
+                "the request has an item of {length} tokens, and the model computes at most {longest} at once (its parameter \
+                 'max_batch_tokens')"
+            );
+            execution.fail(request, ExecuteError::InvalidArgument { message });
+        }
+        let mut batch = Batch::new();
+        let packed = given.iter().filter(|given| execution.is_waiting(given.request));
+        let packed = packed.filter_map(|given| self.pack(&mut batch, given).ok()).collect();
         (batch, packed)
     }
 
@@ -181,6 +210,22 @@ impl Signature {
             execution.set_request_output(part.request, 0, tensor);
         }
         Ok(())
+    }
+}
+
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+impl Given {
+    /// Whose it is.
+    pub(super) fn request(&self) -> usize {
+        self.request
+    }
+}
+
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+impl Packed {
+    /// Whose it is.
+    pub(super) fn request(&self) -> usize {
+        self.request
     }
 }
 

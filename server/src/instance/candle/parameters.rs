@@ -227,11 +227,7 @@ fn choice<T: Copy>(
 }
 
 /// A count of at least 1; `None` where it is not written.
-fn count(
-    model: &str,
-    parameters: &BTreeMap<String, String>,
-    parameter: &str,
-) -> Result<Option<NonZeroUsize>, LoadError> {
+fn count(model: &str, parameters: &BTreeMap<String, String>, parameter: &str) -> Result<Option<NonZeroUsize>, LoadError> {
     let parsed = parameters.get(parameter).map(|text| text.trim().parse());
     parsed.transpose().map_err(|_| wrong(model, parameters, parameter, "an integer of at least 1"))
 }

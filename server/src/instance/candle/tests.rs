@@ -435,7 +435,7 @@ fn an_execution_takes_a_slot_for_each_of_its_threads() {
             ),
         };
         let served = served(&text, 1, &fixture("bert"));
-        let backend = open(&served)?;
+        let backend = open(&served, &Devices::default())?;
         let pool = InstancePool::start(served, &backend, 4, &devices)?;
         Ok::<usize, LoadError>(pool.seat().unwrap().slots().get())
     };

@@ -28,6 +28,8 @@ pub struct DeviceOptions {
     pub resources: ResourceLimits,
     /// The device of models whose configuration leaves it open.
     pub chosen: ChosenDevice,
+    /// Whether more models may be loaded than a GPU has memory for; those that are idle make room.
+    pub overcommits_gpus: bool,
 }
 
 /// The devices of a server.
@@ -100,6 +102,11 @@ impl Devices {
     /// The device of models whose configuration leaves it open.
     pub fn chosen(&self) -> &ChosenDevice {
         &self.options.chosen
+    }
+
+    /// Whether more models may be loaded than a GPU has memory for.
+    pub fn overcommits_gpus(&self) -> bool {
+        self.options.overcommits_gpus
     }
 
     /// The seat of each instance of a model version, in their order; `None` for one that may run at any time.

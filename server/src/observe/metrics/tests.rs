@@ -15,13 +15,8 @@ fn page(models: &[Series], change: impl FnOnce(&mut MetricsOptions)) -> String {
     let by_model = vec![("m".to_owned(), 3, Duration::from_millis(250))];
     let (name, busy) = ("gpu0".to_owned(), Duration::from_millis(500));
     let devices = [DeviceSeries { name, slots: 2, busy, share: 0.125, executions: 7, by_model }];
-    let memory = |kind, bytes| MemorySeries {
-        device: "cuda:0".to_owned(),
-        model: "m".to_owned(),
-        version: "3".to_owned(),
-        kind,
-        bytes,
-    };
+    let memory =
+        |kind, bytes| MemorySeries { device: "cuda:0".to_owned(), model: "m".to_owned(), version: "3".to_owned(), kind, bytes };
     let gpu_memory = [memory("weights", 4096), memory("pinned", 512)];
     let (host, options, devices, gpu_memory) = (&host, &options, &devices, &gpu_memory);
     render(&Page { models, host, options, devices, gpu_memory, requests_in_flight: 3, now: Timestamp::default() })

@@ -38,10 +38,9 @@ impl GpuEncoder {
     pub(in super::super) fn load(
         served: &ServedVersion,
         _ordinal: u32,
-        _card: &ModelCard,
-        _weights: &Weights,
-        _plan: Plan,
+        _model: (&ModelCard, &Weights, Plan),
         _parameters: &EncoderParameters,
+        _overcommit: bool,
     ) -> Result<Self, LoadError> {
         let model = served.config.name.to_string();
         Err(LoadError::Device { model, kind: "KIND_GPU", reason: NOT_BUILT.to_owned() })

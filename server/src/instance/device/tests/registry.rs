@@ -40,6 +40,7 @@ fn seats_of(devices: &Devices, served: &ServedVersion, backend: &On) -> Result<V
 fn limiting(slots: &[(&str, usize)]) -> Devices {
     Devices::new(DeviceOptions {
         chosen: ChosenDevice::default(),
+        overcommits_gpus: false,
         slots: slots.iter().map(|(name, slots)| ((*name).to_owned(), NonZeroUsize::new(*slots).unwrap())).collect(),
         limits_rates: true,
         resources: ResourceLimits::default(),
