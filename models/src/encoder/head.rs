@@ -257,8 +257,7 @@ fn probe(plan: &mut PlanBuilder, spec: &EncoderSpec, name: &str, hidden: BufferI
     let read = move |weights: &Weights| Ok(weights.floats(&in_weight, &[3 * size, size])?.split_off(size * size));
     let [weight_name, bias_name] = called;
     let read = Box::new(read);
-    let weight =
-        plan.computed_matrix(MatrixRecipe { name: weight_name, outputs: 2 * size, inputs: size, exact: false, read });
+    let weight = plan.computed_matrix(MatrixRecipe { name: weight_name, outputs: 2 * size, inputs: size, exact: false, read });
     let read = move |weights: &Weights| Ok(weights.floats(&in_bias, &[3 * size])?.split_off(size));
     let bias = plan.computed_vector(VectorRecipe { name: bias_name, len: 2 * size, read: Box::new(read) });
     let (kv, attended) = (plan.buffer(Axis::Tokens, 2 * size), plan.buffer(Axis::Items, size));

@@ -7,6 +7,7 @@ use half::{bf16, f16};
 use kernels::cuda::{Buffer, DeviceType, MemoryKind, Stream, Tag, UploadRing, UploadSlot, View};
 use kernels::embed::TableType;
 
+use super::Precision;
 use super::device::Gpu;
 use super::lower::lower;
 use super::memory::Planner;
@@ -14,7 +15,6 @@ use super::place::ALIGNMENT;
 use super::program::{Program, Stored};
 use super::residency::{Resident, Seat};
 use super::shelf::Shelf;
-use super::Precision;
 use crate::error::ModelError;
 use crate::plan::{BiasValues, Plan};
 use crate::weights::Weights;

@@ -25,7 +25,8 @@ impl Placement {
     /// Smaller buckets use the places of the largest: sizes of axes grow and shrink together or not at all, so places made
     /// for one bucket need not fit another, but shorter values fit wherever longer ones do.
     pub(crate) fn of(program: &Program, largest: &Bucket) -> Placement {
-        let sizes: Vec<usize> = program.values.iter().map(|value| value_bytes(value, largest).next_multiple_of(ALIGNMENT)).collect();
+        let sizes: Vec<usize> =
+            program.values.iter().map(|value| value_bytes(value, largest).next_multiple_of(ALIGNMENT)).collect();
         let mut order: Vec<usize> = (0..sizes.len()).filter(|index| program.values[*index].output.is_none()).collect();
         order.sort_by_key(|index| (std::cmp::Reverse(sizes[*index]), *index));
         let mut placement = Placement { offsets: vec![0; sizes.len()], bytes: 0 };
