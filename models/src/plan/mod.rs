@@ -84,6 +84,22 @@ pub enum Taken {
     LargestId,
 }
 
+impl Taken {
+    /// Which token of a sequence of so many it is; `ids` tells theirs.
+    pub(crate) fn of<'a>(self, tokens: usize, ids: impl Fn() -> &'a [u32]) -> usize {
+        match self {
+            Taken::First => 0,
+            Taken::Last => tokens - 1,
+            Taken::Id(id) => ids().iter().position(|other| *other == id).unwrap_or(0),
+            Taken::LargestId => {
+                let ids = ids();
+                let largest = ids.iter().max();
+                ids.iter().position(|id| Some(id) == largest).unwrap_or(0)
+            }
+        }
+    }
+}
+
 /// Attention of a step; buffers apart.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct AttentionStep {

@@ -162,8 +162,11 @@ pub(crate) struct Recipes {
 
 impl fmt::Debug for Recipes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shapes: Vec<[usize; 2]> = self.matrices.iter().map(|matrix| [matrix.outputs, matrix.inputs]).collect();
-        f.debug_struct("Recipes").field("matrices", &shapes).field("tables", &self.tables).finish_non_exhaustive()
+        let matrix = |matrix: &MatrixRecipe| (matrix.name.clone(), [matrix.outputs, matrix.inputs]);
+        let matrices: Vec<_> = self.matrices.iter().map(matrix).collect();
+        let vectors: Vec<_> = self.vectors.iter().map(|vector| (&vector.name, vector.len)).collect();
+        let mut all = f.debug_struct("Recipes");
+        all.field("matrices", &matrices).field("vectors", &vectors).field("tables", &self.tables).finish_non_exhaustive()
     }
 }
 

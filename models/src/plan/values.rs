@@ -58,7 +58,7 @@ impl PartialEq for Values {
 mod tests {
     use super::*;
 
-    struct Counted(Vec<f32>, Arc<()>);
+    struct Counted(Vec<f32>, #[expect(dead_code, reason = "counts owners")] Arc<()>);
 
     impl AsRef<[f32]> for Counted {
         fn as_ref(&self) -> &[f32] {

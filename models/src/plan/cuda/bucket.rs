@@ -1,9 +1,6 @@
 //! Sizes that batches are filled up to, so that few shapes come back often: products are tuned and graphs recorded per shape.
 
-use std::ops::Range;
-
-use crate::error::ModelError;
-use crate::plan::{Axis, Input, Sequence};
+use crate::plan::{Axis, Input};
 
 /// Tokens of a piece of the filling behind a batch: it attends within pieces, so that it costs next to nothing.
 pub(crate) const PIECE: usize = 32;
@@ -89,30 +86,6 @@ fn round_items(items: usize) -> usize {
     }
 }
 
-/// Which sequences run together: in order, whole, as many as the arena holds.
-///
-/// # Errors
-/// A sequence has more tokens than the arena.
-pub(crate) fn cut(sequences: &[Sequence], max_tokens: usize, max_items: usize) -> Result<Vec<Range<usize>>, ModelError> {
-    let mut runs: Vec<Range<usize>> = Vec::new();
-    let mut taken = 0;
-    for (index, sequence) in sequences.iter().enumerate() {
-        let length = sequence.tokens.len();
-        if length > max_tokens {
-            return Err(ModelError::BeyondArena { tokens: length, limit: max_tokens });
-        }
-        match runs.last_mut() {
-            Some(run) if taken + length <= max_tokens && run.len() < max_items => run.end = index + 1,
-            _ => {
-                runs.push(index..index + 1);
-                taken = 0;
-            }
-        }
-        taken += length;
-    }
-    Ok(runs)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,21 +102,5 @@ mod tests {
             assert!(rounded >= items && (rounded == 1 || rounded <= 2 * items), "{items}: {rounded}");
             assert_eq!(round_items(rounded), rounded, "{items}");
         }
-    }
-
-    #[test]
-    fn sequences_stay_whole_and_in_order() {
-        let mut start = 0;
-        let sequences: Vec<Sequence> = [5usize, 3, 8, 1, 1, 1, 1]
-            .into_iter()
-            .map(|len| {
-                start += len;
-                Sequence { tokens: start - len..start, real: len }
-            })
-            .collect();
-        assert_eq!(cut(&sequences, 8, 3).unwrap(), [0..2, 2..3, 3..6, 6..7]);
-        assert_eq!(cut(&sequences, 100, 100).unwrap(), [0..7]);
-        assert!(matches!(cut(&sequences, 7, 3), Err(ModelError::BeyondArena { tokens: 8, limit: 7 })));
-        assert!(cut(&[], 7, 3).unwrap().is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! The launches of a batch: every action with its addresses.
 
-use kernels::activation::{Activation, cuda::activate};
+use kernels::activation::cuda::activate;
 use kernels::attention::Spec;
 use kernels::attention::cuda::{DeviceBias, DeviceHeads, DeviceSpans, attention};
 use kernels::cuda::{DeviceError, DeviceType, Stream, View};
@@ -222,12 +222,4 @@ impl Launches<'_> {
 fn spec(step: &AttentionStep) -> Spec {
     let AttentionStep { heads, head_size, scale, causal, window, .. } = *step;
     Spec { heads, head_size, scale, causal, window }
-}
-
-/// What a product is asked to do in its own pass must be what the library does exactly.
-pub(super) fn agrees_with_library() -> bool {
-    use Activation::{Gelu, GeluTanh, Identity, QuickGelu, Relu, Sigmoid, Silu, Tanh};
-    [Identity, Gelu, GeluTanh, QuickGelu, Relu, Silu, Tanh, Sigmoid]
-        .into_iter()
-        .all(|activation| super::lower::is_fused(activation) == kernels::matmul::cuda::fuses(activation))
 }

@@ -28,11 +28,12 @@ use std::sync::atomic::AtomicUsize;
 use kernels::cuda::{Buffer, DeviceType, DownloadRing, Event, Graph, MemoryKind, Stream, Tag, UploadRing, View};
 use kernels::matmul::cuda::{Multiplier, Tuning};
 
-use super::bucket::{Bucket, cut};
+use super::bucket::Bucket;
 use super::issue::{Launches, Regions};
-use super::layout::{Layout, fill};
+use super::layout::Layout;
 use super::memory::{GRAPHS, INPUT_SLOTS, LaneMemory, OUTPUT_SLOTS, Room, WORKSPACE_BYTES};
 use super::model::CudaModel;
+use super::pack::{cut, fill};
 use super::place::Placement;
 use super::residency::Resident;
 use super::ticket::{Flying, Run, Shape, Ticket};
@@ -107,7 +108,7 @@ pub struct CudaExecutor {
     multiplier: Multiplier,
     uploads: UploadRing,
     downloads: DownloadRing,
-    arena: Buffer,
+    _arena: Buffer,
     /// The ends of the batches in flight, oldest first, and those that wait to be used again.
     in_flight: VecDeque<Event>,
     spare: Vec<Event>,
@@ -163,7 +164,7 @@ impl CudaExecutor {
             multiplier,
             uploads,
             downloads,
-            arena,
+            _arena: arena,
             in_flight: VecDeque::new(),
             spare,
             lent: Arc::default(),

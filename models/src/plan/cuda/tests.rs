@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::bucket::Bucket;
-use super::layout::{Layout, fill};
+use super::layout::Layout;
 use super::lower::{is_fused, lower};
 use super::memory::{Bytes, WORKSPACE_BYTES};
+use super::pack::fill;
 use super::place::{ALIGNMENT, Placement, value_bytes};
 use super::program::{Action, Program, Section, Stored};
 use super::{Planner, Precision, Room};
@@ -231,5 +232,14 @@ fn outputs_per_item_and_per_token_are_results_of_their_axis() {
             assert_eq!((value.axis, value.columns), (output.axis, output.columns), "{name}");
             assert_ne!(value.axis, Axis::Patches, "{name}");
         }
+    }
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn products_are_asked_for_what_the_library_does() {
+    use kernels::activation::Activation::{Gelu, GeluTanh, Identity, QuickGelu, Relu, Sigmoid, Silu, Tanh};
+    for activation in [Identity, Gelu, GeluTanh, QuickGelu, Relu, Silu, Tanh, Sigmoid] {
+        assert_eq!(is_fused(activation), kernels::matmul::cuda::fuses(activation), "{activation:?}");
     }
 }
