@@ -38,7 +38,8 @@ mod tests;
 use device::{Devices, SharedDevice};
 
 pub use candle::{
-    Described, choose_device, default_tokenizer_threads, describe, gpu_memory, is_hub_directory, start_tokenizer_threads,
+    BatchForecast, Described, ForecastOptions, MemoryForecast, choose_device, default_tokenizer_threads, describe,
+    forecast_memory, gpu_memory, is_hub_directory, start_tokenizer_threads,
 };
 pub use execute::Execution;
 pub use pool::{BatchDone, InstancePool, Placement, WaitingBatches};

@@ -41,7 +41,7 @@ mod swap;
 mod table;
 mod zero_config;
 
-pub use definition::read_directory;
+pub use definition::{ReadModel, read_directory, read_repositories};
 pub use index::IndexEntry;
 pub use records::VersionState;
 

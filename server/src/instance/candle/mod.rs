@@ -23,17 +23,20 @@ use super::device::Devices;
 use super::{Backend, ServedVersion};
 use parameters::Role;
 
+pub use forecast::{BatchForecast, ForecastOptions, MemoryForecast, forecast_memory};
 pub use gpu::gpu_memory;
 pub use placement::choose_device;
 pub(super) use placement::place;
 pub use pool::{default_tokenizer_threads, start_tokenizer_threads};
 
 mod encoder;
+mod forecast;
 mod gpu;
 mod packing;
 mod parameters;
 mod placement;
 mod pool;
+mod room;
 mod tokenizer;
 
 #[cfg(test)]

@@ -105,34 +105,6 @@ impl Signature {
         (batch, packed)
     }
 
-    /// As [`Signature::pack_all`]; requests with a text or image of more than `longest` tokens are refused, too.
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
-    pub(super) fn pack_within<'a>(
-        &self,
-        execution: &mut Execution,
-        given: &'a [Given],
-        longest: usize,
-    ) -> (Batch<'a>, Vec<Packed>) {
-        let (batch, packed) = self.pack_all(execution, given);
-        let length = |part: &Packed| batch.sequences()[part.sequences.clone()].iter().map(|one| one.tokens.len()).max();
-        let beyond: Vec<(usize, usize)> =
-            packed.iter().filter_map(|part| Some((part.request, length(part).filter(|length| *length > longest)?))).collect();
-        if beyond.is_empty() {
-            return (batch, packed);
-        }
-        for (request, length) in beyond {
-            let message = format!(
-                "the request has an item of {length} tokens, and the model computes at most {longest} at once (its parameter \
-                 'max_batch_tokens')"
-            );
-            execution.fail(request, ExecuteError::InvalidArgument { message });
-        }
-        let mut batch = Batch::new();
-        let packed = given.iter().filter(|given| execution.is_waiting(given.request));
-        let packed = packed.filter_map(|given| self.pack(&mut batch, given).ok()).collect();
-        (batch, packed)
-    }
-
     /// Checks a request and adds it to the batch. Token ids are copied once, from the received message to the batch and to 32
     /// bits; pixels are read where they are.
     ///

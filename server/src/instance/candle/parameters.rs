@@ -45,9 +45,6 @@ pub(super) struct EncoderParameters {
     /// Whether lanes on GPUs record what they launch for small batches, and replay it.
     #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     pub(super) graphs: bool,
-    /// The most tokens that a lane on a GPU computes at once, where it is written.
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
-    pub(super) max_batch_tokens: Option<NonZeroUsize>,
 }
 
 /// The numbers that a model computes in.
@@ -63,7 +60,7 @@ enum Dtype {
 const OF_THE_CPU: [&str; 2] = [THREADS, BATCH_LAYOUT];
 
 /// As [`OF_THE_CPU`], of GPUs.
-const OF_GPUS: [&str; 2] = [GRAPHS, MAX_BATCH_TOKENS];
+const OF_GPUS: [&str; 1] = [GRAPHS];
 
 /// The parameter that says which model of a directory is meant.
 const MODEL: &str = "model";
@@ -77,11 +74,8 @@ const BATCH_LAYOUT: &str = "batch_layout";
 /// The parameter that says whether launches are recorded.
 const GRAPHS: &str = "graphs";
 
-/// The parameter that says how many tokens a lane computes at once.
-const MAX_BATCH_TOKENS: &str = "max_batch_tokens";
-
 /// Parameters of an encoder, beside those of every model.
-const OF_ENCODERS: [&str; 8] = [MODEL, "dtype", THREADS, "task", "tower", BATCH_LAYOUT, GRAPHS, MAX_BATCH_TOKENS];
+const OF_ENCODERS: [&str; 7] = [MODEL, "dtype", THREADS, "task", "tower", BATCH_LAYOUT, GRAPHS];
 
 /// Parameters of a tokenizer, beside those of every model.
 const OF_TOKENIZERS: [&str; 3] = [MODEL, "task", "tower"];
@@ -137,7 +131,6 @@ impl EncoderParameters {
             layout: layout.unwrap_or(BatchLayout::Packed),
             threads: count(model, parameters, THREADS)?,
             graphs: graphs.unwrap_or(true),
-            max_batch_tokens: count(model, parameters, MAX_BATCH_TOKENS)?,
         };
         parsed.check_devices(config)?;
         Ok(parsed)
@@ -185,7 +178,6 @@ impl EncoderParameters {
 
     /// What numbers are stored in on a GPU of this compute capability, ten times: what is written, else the half precision
     /// that the files are in, f16 where they are in none.
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     pub(super) fn gpu_precision(&self, stored: Option<DataType>, capability: u32) -> cuda::Precision {
         match (self.dtype, stored) {
             (Some(Dtype::F32), _) => cuda::Precision::F32,

@@ -381,7 +381,7 @@ fn configurations_that_do_not_suit_are_refused() {
     };
     assert_eq!(parameter("model", "decoder"), "parameter 'model' of model 'm' must be 'encoder' or 'tokenizer', got 'decoder'");
     let known = crate::config::SCHEDULER_PARAMETERS.join(", ");
-    let own = "model, dtype, threads, task, tower, batch_layout";
+    let own = "model, dtype, threads, task, tower, batch_layout, graphs";
     assert_eq!(
         parameter("pooling", "cls"),
         format!("'candle encoder' has no parameter 'pooling' (model 'm'); it takes: {own}, {known}")

@@ -13,15 +13,12 @@ use super::super::super::{Execution, ModelInstance, Pending, ServedVersion, run_
 use super::super::packing::{Given, Packed, Signature};
 use super::super::parameters::EncoderParameters;
 use super::super::placement::gpu_of;
+use super::super::room::room;
 use super::super::{failed, refused};
 use super::card;
 
 /// Batches that a lane has under way: one that computes, and one whose inputs are copied meanwhile.
 const DEPTH: NonZeroUsize = NonZeroUsize::new(2).unwrap();
-
-/// The most tokens that a lane computes at once, unless the configuration says otherwise. Matrices are large enough long
-/// before; what more tokens would save is less than what their activations take.
-const MOST_TOKENS: usize = 32_768;
 
 /// An encoder whose weights are on a GPU.
 pub(in super::super) struct GpuEncoder {
@@ -35,8 +32,6 @@ pub(in super::super) struct GpuEncoder {
 struct GpuLane {
     executor: CudaExecutor,
     signature: Signature,
-    /// The longest text that it has room for.
-    longest: usize,
     on: Place,
 }
 
@@ -75,10 +70,7 @@ impl GpuEncoder {
         let gpu = card::open(ordinal, overcommit).map_err(error)?;
         let capability = gpu.describe().map_err(error)?.capability;
         let precision = parameters.gpu_precision(card.dtype, capability);
-        let max_items = config.max_batch_rows.map_or(1, NonZeroUsize::get);
-        let longest = plan.longest();
-        let usual = max_items.saturating_mul(longest).min(MOST_TOKENS).max(longest);
-        let max_tokens = parameters.max_batch_tokens.map_or(usual, NonZeroUsize::get);
+        let Room { max_tokens, max_items } = room(config, plan.longest());
         let graphs = if parameters.graphs { Graphs::Auto } else { Graphs::Off };
         let options = LaneOptions { graphs, ..LaneOptions::new(max_tokens, max_items) };
         let owner = card::owner(&config.name, served.version);
@@ -122,7 +114,7 @@ impl GpuEncoder {
         let executor = executor.map_err(|error| failed(&self.name, &error))?;
         let (name, device) = (Arc::clone(&self.name), Arc::clone(&self.device));
         let on = Place { gpu: Arc::clone(self.model.gpu()), name, device };
-        Ok(Box::new(GpuLane { executor, signature: signature.clone(), longest: self.options.max_tokens, on }))
+        Ok(Box::new(GpuLane { executor, signature: signature.clone(), on }))
     }
 }
 
@@ -133,7 +125,7 @@ impl ModelInstance for GpuLane {
 
     fn launch(&mut self, execution: &mut Execution) -> Result<Option<Box<dyn Pending>>, ExecuteError> {
         let given = self.signature.given(execution);
-        let (batch, packed) = self.signature.pack_within(execution, &given, self.longest);
+        let (batch, packed) = self.signature.pack_all(execution, &given);
         if packed.is_empty() {
             return Ok(None);
         }
@@ -182,7 +174,7 @@ impl GpuLane {
 
     /// Runs some requests of a batch to their end.
     fn run_part(&mut self, execution: &mut Execution, given: &[Given]) -> Result<(), ExecuteError> {
-        let (batch, packed) = self.signature.pack_within(execution, given, self.longest);
+        let (batch, packed) = self.signature.pack_all(execution, given);
         if packed.is_empty() {
             return Ok(());
         }
