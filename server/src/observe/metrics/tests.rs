@@ -231,6 +231,8 @@ fn our_families_show_what_was_recorded() {
         alcedo_device_busy_ratio{device="gpu0"} 0.125
         alcedo_device_executions_total{device="gpu0"} 7
         alcedo_device_model_busy_seconds_total{device="gpu0",..,version="3"} 0.25
+        alcedo_gpu_memory_bytes{device="cuda:0",kind="weights",..,version="3"} 4096
+        alcedo_gpu_memory_bytes{device="cuda:0",kind="pinned",..,version="3"} 512
         alcedo_requests_in_flight 3"#]]
     .assert_eq(&shown.join("\n"));
     let fast = "alcedo_request_seconds_bucket{model=\"m\",version=\"3\",le=\"0.025\"} 0";
