@@ -4,7 +4,7 @@
 //! memory on it (`memory`) and the account of that (`ledger`), memory of the host that it copies from and to (`pinned`), streams
 //! and launches (`stream`), what launches have in common (`launch`), moments to wait for (`event`), recorded launches (`graph`),
 //! views of memory that operations take (`view`), why any of it fails (`error`), and the comparison of all kernels with their
-//! specifications ([`check`]). May import: cudarc, libloading; `check` alone: operations. Must never import: anything that knows
+//! specifications ([`check`]), and what the emulated device tells to tests ([`emulated`]). May import: cudarc, libloading; `check` alone: operations. Must never import: anything that knows
 //! models or requests.
 //!
 //! Each operation has its launch in `<operation>/cuda.rs`, which checks sizes and types, and its kernels in
@@ -24,6 +24,7 @@
 mod blas;
 pub mod check;
 mod driver;
+pub mod emulated;
 mod error;
 mod event;
 mod gpu;

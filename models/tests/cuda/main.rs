@@ -1,0 +1,10 @@
+//! Plans on a device: a GPU, or the emulated one.
+
+mod counts;
+mod device;
+mod discipline;
+mod families;
+mod lanes;
+#[path = "../it/recorded.rs"]
+mod recorded;
+mod residency;
