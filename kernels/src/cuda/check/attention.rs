@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::trial::{self, Outcome, Tensor};
 use super::Check;
+use super::trial::{self, Outcome, Tensor};
 use crate::attention::cuda::{DeviceBias, DeviceHeads, DeviceSpans, attention, uses_tensor_cores};
 use crate::attention::{Bias, Disentangled, Heads, Span, Spec, twin};
 use crate::cuda::{DeviceError, DeviceType, Stream};
@@ -135,7 +135,14 @@ impl Trial {
     }
 
     /// Runs the kernel for some of the spans; the output, of which other rows must stay as they are.
-    fn launch(&self, stream: &Stream, numbers: &Numbers, placed: &Placed, spans: &[Span], slack: usize) -> Result<Tensor, DeviceError> {
+    fn launch(
+        &self,
+        stream: &Stream,
+        numbers: &Numbers,
+        placed: &Placed,
+        spans: &[Span],
+        slack: usize,
+    ) -> Result<Tensor, DeviceError> {
         let output = Tensor::output(stream, self.dtype, self.rows() * self.width(), usize::from(!self.aligned))?;
         let mut list: Vec<u32> = Vec::new();
         for span in spans {
@@ -271,7 +278,9 @@ impl Trial {
     }
 
     fn check_alone(self) -> Check {
-        Check::new("attention", self.dtype, format!("{}, batch and alone", self.shape()), move |stream| self.against_alone(stream))
+        Check::new("attention", self.dtype, format!("{}, batch and alone", self.shape()), move |stream| {
+            self.against_alone(stream)
+        })
     }
 }
 
