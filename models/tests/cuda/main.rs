@@ -5,6 +5,7 @@ mod device;
 mod discipline;
 mod families;
 mod lanes;
+#[expect(dead_code, reason = "texts are for tests of tokenizers")]
 #[path = "../it/recorded.rs"]
 mod recorded;
 mod residency;
