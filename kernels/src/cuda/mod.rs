@@ -3,8 +3,9 @@
 //! Owns: whether there is a device that serves and why not (`driver`, `blas`), opening it with its kernels (`gpu`, `images`),
 //! memory on it (`memory`) and the account of that (`ledger`), memory of the host that it copies from and to (`pinned`), streams
 //! and launches (`stream`), moments to wait for (`event`), recorded launches (`graph`), views of memory that operations take
-//! (`view`), and why any of it fails (`error`). May import: cudarc, libloading. Must never import: operations, anything that
-//! knows models or requests.
+//! (`view`), what launches of operations have in common (`launch`), why any of it fails (`error`), and the comparison of all
+//! kernels with their specifications ([`check`]). May import: cudarc, libloading; `check` alone: operations. Must never import:
+//! anything that knows models or requests.
 //!
 //! Each operation has its launch in `<operation>/cuda.rs`, which checks sizes and types, and its kernels in
 //! `<operation>/<operation>.cu`. Nothing here is opened before a GPU is asked for: the driver and cuBLASLt are found at run
@@ -21,6 +22,7 @@
 //! every later call fails with it. Too little memory is no such fault.
 
 mod blas;
+pub mod check;
 mod driver;
 mod error;
 mod event;
@@ -28,6 +30,7 @@ mod gpu;
 mod graph;
 mod images;
 mod ledger;
+pub(crate) mod launch;
 mod memory;
 mod pinned;
 mod stream;

@@ -1,0 +1,4 @@
+//! Kernels on a device: a GPU, or the emulated one.
+
+mod device;
+mod operations;
