@@ -9,6 +9,7 @@
 mod activation;
 mod attention;
 mod embed;
+mod matmul;
 mod norm;
 mod patches;
 mod pool;
@@ -101,6 +102,7 @@ pub fn checks(capability: u32) -> impl Iterator<Item = Check> {
         embed::checks,
         norm::checks,
         rotary::checks,
+        matmul::checks,
         activation::checks,
         pool::checks,
         rows::checks,
