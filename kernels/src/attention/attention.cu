@@ -40,8 +40,8 @@ FLASH(attention_128_short_f16, __half, 128, 2, 2)
 FLASH(attention_128_f16, __half, 128, 4, 2)
 GENERAL(attention_general_f32, float, 4, 8, 3)
 GENERAL(attention_general_f16, __half, 4, 8, 3)
-GENERAL(attention_wide_f32, float, 8, 4, 2)
-GENERAL(attention_wide_f16, __half, 8, 4, 2)
+GENERAL(attention_wide_f32, float, 8, 4, 3)
+GENERAL(attention_wide_f16, __half, 8, 4, 3)
 
 #if __CUDA_ARCH__ >= 800
 FLASH(attention_32_short_bf16, __nv_bfloat16, 32, 2, 4)
@@ -53,5 +53,5 @@ FLASH(attention_96_bf16, __nv_bfloat16, 96, 4, 3)
 FLASH(attention_128_short_bf16, __nv_bfloat16, 128, 2, 2)
 FLASH(attention_128_bf16, __nv_bfloat16, 128, 4, 2)
 GENERAL(attention_general_bf16, __nv_bfloat16, 4, 8, 3)
-GENERAL(attention_wide_bf16, __nv_bfloat16, 8, 4, 2)
+GENERAL(attention_wide_bf16, __nv_bfloat16, 8, 4, 3)
 #endif

@@ -6,6 +6,7 @@
 //! depend on other spans or on the bounds of a launch.
 
 use super::Spec;
+use crate::cuda::launch::{aligned, count};
 use crate::cuda::{Arg, DeviceError, DeviceType, Grid, Stream, View};
 
 /// Rows of which a part belongs to each head, on the device.
@@ -79,7 +80,7 @@ pub fn uses_tensor_cores(parts: [DeviceHeads; 3], spec: &Spec, bias: DeviceBias,
         && spec.scale > 0.0
         && !matches!(bias, DeviceBias::Disentangled { .. })
         && parts.into_iter().all(whole)
-        && output.address.is_multiple_of(16)
+        && aligned(&[Some(output)])
 }
 
 /// Attends within every span, into `output: [rows of the queries, heads * head_size]` of the type of the values. See the
@@ -178,11 +179,6 @@ fn check(parts: [DeviceHeads; 3], spans: &DeviceSpans, spec: &Spec, bias: Device
             }
         }
     }
-}
-
-/// A number as kernels count.
-fn count(number: usize) -> u32 {
-    u32::try_from(number).expect("kernels count in 32 bits")
 }
 
 /// Shared memory of a block of the general kernel, as general.cuh lays it out.

@@ -172,7 +172,7 @@ struct Warp {
 #pragma unroll
             for (int part = 0; part < SIZE / 8; part++) {
                 const uint32_t packed = pack<T>(output[part][2 * half] * inverse, output[part][2 * half + 1] * inverse);
-                asm volatile("st.shared.u32 [%0], %1;" ::"r"(to.chunk(row, part) + 4 * (lane % 4)), "r"(packed) : "memory");
+                store_word(to.chunk(row, part) + 4 * (lane % 4), packed);
             }
         }
         __syncwarp();

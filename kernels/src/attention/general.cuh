@@ -7,26 +7,11 @@
 //! As in the fused kernel, the bits of a row depend on its span alone.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "mma.cuh"
+#include "numbers.cuh"
 #include "span.cuh"
 
 namespace attention {
-
-__device__ __forceinline__ float widen(float value) { return value; }
-__device__ __forceinline__ float widen(__half value) { return __half2float(value); }
-__device__ __forceinline__ float widen(__nv_bfloat16 value) { return __bfloat162float(value); }
-
-template <typename T>
-__device__ __forceinline__ T narrow(float value);
-template <>
-__device__ __forceinline__ float narrow<float>(float value) { return value; }
-template <>
-__device__ __forceinline__ __half narrow<__half>(float value) { return __float2half_rn(value); }
-template <>
-__device__ __forceinline__ __nv_bfloat16 narrow<__nv_bfloat16>(float value) { return __float2bfloat16_rn(value); }
 
 /// Row 0 of all heads, and numbers from row to row.
 template <typename T>
@@ -206,7 +191,9 @@ __device__ __forceinline__ void general(
         }
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
-            const int i = place.first + own + r;
+            int i = place.first + own + r;
+            // Otherwise what each row sees would be kept in registers from tile to tile.
+            asm volatile("" : "+r"(i));
             const int j = start + lane;
             const Keys row_seen = place.seen(setting, i, i + 1);
             float score = scores[r] * scale;
@@ -236,8 +223,11 @@ __device__ __forceinline__ void general(
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++) {
             if (slice < slices) {
+                int first = slice * SLICE;
+                // Otherwise the addresses of all slices would be kept in registers from tile to tile.
+                asm volatile("" : "+r"(first));
                 __syncthreads();
-                fill(block.keys, LANES, STEP, slice * SLICE, size, [&](int row) { return row_of(value, row); });
+                fill(block.keys, LANES, STEP, first, size, [&](int row) { return row_of(value, row); });
                 __syncthreads();
                 block.add(sums[slice], own, lane);
             }

@@ -86,6 +86,11 @@ __device__ __forceinline__ void load_transposed(uint32_t (&to)[4], uint32_t addr
                  : "memory");
 }
 
+/// Stores 4 bytes to shared memory.
+__device__ __forceinline__ void store_word(uint32_t to, uint32_t word) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(word) : "memory");
+}
+
 /// Begins to copy 16 bytes from global to shared memory, zeros if `real` is false; `wait_for_copies` ends it.
 __device__ __forceinline__ void begin_copy(uint32_t to, const void* from, bool real) {
 #if __CUDA_ARCH__ >= 800

@@ -34,8 +34,8 @@ mod quantize;
 #[cfg(test)]
 mod tests;
 mod tile;
-#[cfg(test)]
-mod twin;
+#[cfg(any(test, feature = "cuda"))]
+pub(crate) mod twin;
 
 use crate::activation::Activation;
 use crate::aligned::Aligned;

@@ -1,4 +1,7 @@
 //! Kernels on a device: a GPU, or the emulated one.
 
 mod device;
+mod emulated;
+mod matmul;
 mod operations;
+mod runtime;

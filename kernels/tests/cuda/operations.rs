@@ -59,3 +59,13 @@ fn rows() {
 fn patches() {
     check("patches");
 }
+
+#[test]
+fn attention() {
+    check("attention");
+}
+
+#[test]
+fn matmul() {
+    check("matmul");
+}
