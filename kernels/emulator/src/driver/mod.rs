@@ -27,7 +27,7 @@ mod state;
 mod status;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod world;
 
 pub(crate) use abi::{HostBytes, Out};

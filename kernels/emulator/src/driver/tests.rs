@@ -49,6 +49,10 @@ pub(crate) fn stream() -> u64 {
     make(|out| cuStreamCreate(out, 1))
 }
 
+pub(crate) fn synchronize(stream: u64) -> Status {
+    cuStreamSynchronize(stream)
+}
+
 fn event() -> u64 {
     make(|out| cuEventCreate(out, 2))
 }
