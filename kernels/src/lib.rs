@@ -13,6 +13,8 @@
 pub mod activation;
 pub mod aligned;
 pub mod attention;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod embed;
 pub mod gate;
 pub mod isa;
