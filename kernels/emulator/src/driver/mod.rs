@@ -14,7 +14,6 @@ mod counters;
 mod event;
 mod executor;
 mod fault;
-mod image;
 mod ledger;
 mod mapping;
 mod module;
@@ -27,7 +26,7 @@ mod state;
 mod status;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod world;
 
 pub(crate) use abi::{HostBytes, Out};

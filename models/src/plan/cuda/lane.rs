@@ -151,9 +151,13 @@ impl CudaExecutor {
             }
             other => other,
         };
-        let arena = gpu.allocate(&stream, memory.arena(), &Tag::new(model.owner(), MemoryKind::Arena)).map_err(refused)?;
-        let multiplier = Multiplier::for_owner(&stream, options.workspace_bytes, model.owner(), options.tuning);
-        let multiplier = multiplier.map_err(|error| refused(error.into()))?;
+        let allocated = || -> Result<_, ModelError> {
+            let arena = gpu.allocate(&stream, memory.arena(), &Tag::new(model.owner(), MemoryKind::Arena))?;
+            let multiplier = Multiplier::for_owner(&stream, options.workspace_bytes, model.owner(), options.tuning)?;
+            Ok((arena, multiplier))
+        };
+        // Whatever there was of it is free again when the numbers are taken.
+        let (arena, multiplier) = allocated().map_err(refused)?;
         let uploads = UploadRing::new(device, INPUT_SLOTS, layout.input_bytes, model.owner())?;
         let downloads = DownloadRing::new(device, OUTPUT_SLOTS, layout.output_bytes, model.owner())?;
         let start = arena.view(DeviceType::U8).address;
