@@ -289,6 +289,8 @@ pub enum LoadError {
          ask for at most {available}, or start the server with --device-slots cpu={threads}"
     )]
     Threads { model: String, threads: usize, available: usize },
+    #[error("{reason}")]
+    DeviceMemory { reason: String },
     #[error("instance group of model '{model}' asks for {kind}, but {reason}")]
     Device { model: String, kind: &'static str, reason: String },
     /// A rate limiter's resource of which there will never be enough.

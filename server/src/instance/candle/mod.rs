@@ -32,6 +32,8 @@ pub use pool::{default_tokenizer_threads, start_tokenizer_threads};
 mod encoder;
 mod forecast;
 mod gpu;
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+mod halves;
 mod packing;
 mod parameters;
 mod placement;
@@ -205,7 +207,11 @@ fn model_dims(spec: &TensorSpec) -> &Dims {
 
 /// A model that cannot be loaded.
 fn failed(model: &str, error: &ModelError) -> LoadError {
-    LoadError::Backend { model: model.to_owned(), reason: error.to_string() }
+    match error {
+        // It names the model by itself.
+        ModelError::TooLarge { .. } => LoadError::DeviceMemory { reason: error.to_string() },
+        _ => LoadError::Backend { model: model.to_owned(), reason: error.to_string() },
+    }
 }
 
 /// A batch, or one request of it, that cannot be run.

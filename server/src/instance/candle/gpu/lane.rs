@@ -10,6 +10,7 @@ use crate::error::{ExecuteError, LoadError};
 
 use super::super::super::device::SharedDevice;
 use super::super::super::{Execution, ModelInstance, Pending, ServedVersion, run_through};
+use super::super::halves::{Parts, run_in_halves};
 use super::super::packing::{Given, Packed, Signature};
 use super::super::parameters::EncoderParameters;
 use super::super::placement::gpu_of;
@@ -41,6 +42,13 @@ struct Place {
     gpu: Arc<Gpu>,
     name: Arc<str>,
     device: Arc<str>,
+}
+
+/// A batch for which there was no memory, while its parts run.
+struct Halves<'a> {
+    lane: &'a mut GpuLane,
+    execution: &'a mut Execution,
+    given: &'a [Given],
 }
 
 /// A batch that the GPU computes.
@@ -138,61 +146,52 @@ impl ModelInstance for GpuLane {
                 self.warn();
                 Ok(Some(Box::new(Computing { ticket, batch, packed, signature, on })))
             }
-            Err(error @ ModelError::OutOfMemory { .. }) => self.split(execution, &given, &packed, &error).map(|()| None),
+            Err(error @ ModelError::OutOfMemory { .. }) => {
+                let requests: Vec<usize> = packed.iter().map(Packed::request).collect();
+                let mut halves = Halves { lane: self, execution, given: &given };
+                run_in_halves(&mut halves, &requests, error).map(|()| None)
+            }
             Err(error) => Err(self.on.failure(&error)),
         }
     }
 }
 
 impl GpuLane {
-    /// Runs the halves of a batch for which there was no memory, one after the other, and halves of those.
-    ///
-    /// # Errors
-    /// The device failed otherwise. A request for which there is no memory even alone fails by itself.
-    fn split(
-        &mut self,
-        execution: &mut Execution,
-        given: &[Given],
-        packed: &[Packed],
-        error: &ModelError,
-    ) -> Result<(), ExecuteError> {
-        let requests: Vec<usize> = packed.iter().map(Packed::request).collect();
-        if let [request] = requests[..] {
-            let message = format!("model '{}' has no memory for this request, not even alone: {error}", self.on.name);
-            execution.fail(request, ExecuteError::DeviceMemory { message });
-            return Ok(());
-        }
-        execution.report_split();
-        tracing::warn!(model = %self.on.name, device = %self.on.device, requests = requests.len(), %error, "a batch is cut in two");
-        let (first, second) = requests.split_at(requests.len() / 2);
-        for half in [first, second] {
-            let half: Vec<Given> = given.iter().filter(|given| half.contains(&given.request())).cloned().collect();
-            self.run_part(execution, &half)?;
-        }
-        Ok(())
-    }
-
-    /// Runs some requests of a batch to their end.
-    fn run_part(&mut self, execution: &mut Execution, given: &[Given]) -> Result<(), ExecuteError> {
-        let (batch, packed) = self.signature.pack_all(execution, given);
-        if packed.is_empty() {
-            return Ok(());
-        }
-        match self.executor.launch(&batch).and_then(Ticket::wait) {
-            Ok(outputs) => {
-                execution.report_padding(u64::try_from(batch.tokens()).unwrap_or(u64::MAX), 0);
-                self.signature.answer(execution, &batch, &packed, outputs)
-            }
-            Err(error @ ModelError::OutOfMemory { .. }) => self.split(execution, given, &packed, &error),
-            Err(error) => Err(self.on.failure(&error)),
-        }
-    }
-
     /// Passes on what the lane has to say once.
     fn warn(&mut self) {
         if let Some(warning) = self.executor.take_warning() {
             tracing::warn!(device = %self.on.device, "{warning}");
         }
+    }
+}
+
+impl Parts for Halves<'_> {
+    type Short = ModelError;
+    type Failure = ExecuteError;
+
+    fn run(&mut self, requests: &[usize]) -> Result<Option<ModelError>, ExecuteError> {
+        let Self { lane, execution, given } = self;
+        let part: Vec<Given> = given.iter().filter(|given| requests.contains(&given.request())).cloned().collect();
+        let (batch, packed) = lane.signature.pack_all(execution, &part);
+        match lane.executor.launch(&batch).and_then(Ticket::wait) {
+            Ok(outputs) => {
+                execution.report_padding(u64::try_from(batch.tokens()).unwrap_or(u64::MAX), 0);
+                lane.signature.answer(execution, &batch, &packed, outputs).map(|()| None)
+            }
+            Err(error @ ModelError::OutOfMemory { .. }) => Ok(Some(error)),
+            Err(error) => Err(lane.on.failure(&error)),
+        }
+    }
+
+    fn split(&mut self, requests: &[usize], short: &ModelError) {
+        let Place { name, device, .. } = &self.lane.on;
+        tracing::warn!(model = %name, device = %device, requests = requests.len(), error = %short, "a batch is cut in two");
+        self.execution.report_split();
+    }
+
+    fn refuse(&mut self, request: usize, short: ModelError) {
+        let message = format!("model '{}' has no memory for this request, not even alone: {short}", self.lane.on.name);
+        self.execution.fail(request, ExecuteError::DeviceMemory { message });
     }
 }
 
