@@ -122,7 +122,8 @@ async fn what_is_under_way_when_the_server_ends_is_answered() {
         asked.spawn(async move {
             match client.model_infer(request(&ids)).await {
                 Ok(answer) => assert_close(&answer.into_inner().raw_output_contents[0], &expected),
-                Err(refused) => assert_eq!(refused.code(), Code::Unavailable, "{refused}"),
+                // What was not sent yet is canceled here when the connection closes.
+                Err(refused) => assert!(matches!(refused.code(), Code::Unavailable | Code::Cancelled), "{refused}"),
             }
         });
         if index == REQUESTS / 2 {
@@ -139,7 +140,8 @@ async fn what_is_under_way_when_the_server_ends_is_answered() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_that_is_lost_ends_the_readiness_of_the_server() {
-    let root = repository(&encoder(&parameter("dtype", "f32")));
+    // Replayed launches are not counted.
+    let root = repository(&encoder(&format!("{}{}", parameter("dtype", "f32"), parameter("graphs", "off"))));
     let mut server = Served::start(root.path(), &["--device=cuda:0"], &[("ALCEDO_EMULATOR_FAIL", "launch:30")]);
     if !server.is_emulated() {
         return;
