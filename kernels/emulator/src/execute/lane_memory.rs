@@ -14,30 +14,41 @@ use crate::ptx::operation::{
     BinaryHalf, BinaryInteger, Lanes, bfloat_to_single, half_to_single, single_to_bfloat, single_to_half,
 };
 
-/// Which block wrote which global bytes, two bytes at a time, in pages of 4096.
+/// Which block wrote which global bytes, two bytes at a time, in pages of 4096. Single bytes are not watched.
 #[derive(Debug, Default)]
 pub(super) struct BlockWrites {
-    pages: HashMap<u64, Box<[u32; 2048]>>,
+    pages: Vec<Box<[u32; 2048]>>,
+    places: HashMap<u64, usize>,
+    /// The page of the last write: neighbors are written together.
+    last: (u64, usize),
 }
 
 impl BlockWrites {
-    /// Remembers a write of `block`; another block that wrote there, if one did.
+    fn page(&mut self, number: u64) -> &mut [u32; 2048] {
+        if self.pages.is_empty() || self.last.0 != number {
+            let next = self.pages.len();
+            let place = *self.places.entry(number).or_insert(next);
+            if place == next {
+                self.pages.push(Box::new([0; 2048]));
+            }
+            self.last = (number, place);
+        }
+        &mut self.pages[self.last.1]
+    }
+
+    /// Remembers a write of `block`, within one page; another block that wrote there, if one did.
     fn write(&mut self, block: u32, address: u64, bytes: u64) -> Option<u32> {
         if bytes < 2 {
             return None;
         }
-        let mut at = address;
-        while at < address + bytes {
-            let page = self.pages.entry(at >> 12).or_insert_with(|| Box::new([0; 2048]));
-            let end = (address + bytes).min((at >> 12 << 12) + 4096);
-            for unit in (at & 4095) >> 1..=((end - 1) & 4095) >> 1 {
-                let last = &mut page[unit as usize];
-                if *last != 0 && *last != block + 1 {
-                    return Some(*last - 1);
-                }
-                *last = block + 1;
+        let page = self.page(address >> 12);
+        // Accesses are aligned to their size, so none leaves its page.
+        for unit in (address & 4095) >> 1..((address & 4095) + bytes).min(4096) >> 1 {
+            let last = &mut page[unit as usize];
+            if *last != 0 && *last != block + 1 {
+                return Some(*last - 1);
             }
-            at = end;
+            *last = block + 1;
         }
         None
     }
