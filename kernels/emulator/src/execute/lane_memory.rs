@@ -230,7 +230,8 @@ impl Grid<'_> {
         for (part, register) in to.list().iter().enumerate() {
             let values = &mut warp.registers[*register as usize];
             for lane in lanes(mask) {
-                // SAFETY: `locate` found `access.bytes` bytes at the place, of which this part is within the first ones.
+                // SAFETY: `locate` found `access.bytes` bytes to read at the place, and `part + 1` parts of `bytes` are no
+                // more; no reference to them is alive, and blocks run one after another on this thread.
                 let value = unsafe { read(places[lane].add(part * usize::from(bytes)), bytes) };
                 values[lane] = if signed_width == 0 { value } else { extended(value, bytes, signed_width) };
             }
@@ -246,7 +247,8 @@ impl Grid<'_> {
         for (part, register) in from.list().iter().enumerate() {
             let values = warp.read(&self.constants, *register);
             for lane in lanes(mask) {
-                // SAFETY: `locate` found `access.bytes` bytes to write at the place, of which this part is within.
+                // SAFETY: `locate` found `access.bytes` bytes to write at the place, and `part + 1` parts of `bytes` are no
+                // more; no reference to them is alive, and registers are elsewhere.
                 unsafe { write(places[lane].add(part * usize::from(bytes)), values[lane], bytes) };
             }
         }
@@ -262,7 +264,8 @@ impl Grid<'_> {
         let bytes = element.bytes() as u8;
         let mut before = [0; 32];
         for lane in lanes(access.mask) {
-            // SAFETY: `locate` found as many bytes as the element has at the place, to read and to write.
+            // SAFETY: `locate` found as many bytes as the element has at the place, to read and to write; no reference to
+            // them is alive, and lanes follow each other.
             unsafe {
                 before[lane] = read(places[lane], bytes);
                 write(places[lane], changed(*kind, *element, before[lane], first[lane], second[lane]), bytes);
@@ -294,7 +297,8 @@ impl Grid<'_> {
             if size > 0 {
                 let place = self.memory.access(sources[lane], size, AccessKind::Read);
                 let place = place.map_err(|reason| Trouble::of(lane, reason))?;
-                // SAFETY: the memory said that `size` bytes are at the place; `data` holds 16, and `size` is at most 16.
+                // SAFETY: the memory said that `size` bytes can be read at the place; `data` is this function's own 16
+                // bytes, of which `size` is no more.
                 unsafe { std::ptr::copy_nonoverlapping(place, data.as_mut_ptr(), size) };
                 self.counts.global_read += size as u64;
             }

@@ -199,7 +199,8 @@ impl Grid<'_> {
                 let place = places[8 * matrix + row].cast::<u16>();
                 for column in 0..8 {
                     let (lane, half) = holder(row, column, transposed);
-                    // SAFETY: `locate` found 16 bytes of shared memory for each row, which are its 8 elements.
+                    // SAFETY: `locate` found 16 bytes of shared memory for each row, which are its 8 elements; no
+                    // reference to them is alive, and rows that overlap are read or written one after another.
                     unsafe {
                         if kind == AccessKind::Read {
                             words[lane] |= u64::from(place.add(column).read_unaligned()) << (16 * half);

@@ -37,7 +37,7 @@ fn variables_have_contents_and_addresses() {
 #[test]
 fn what_is_not_supported_is_refused_with_its_line() {
     let refused = [
-        ("mov.u32 %r1, %r2;\nwgmma.fence.sync.aligned;", 10, "'wgmma.fence.sync.aligned' is not supported"),
+        ("mov.u32 %r1, %r2;\nwgmma.fence.sync.aligned;", 10, "'wgmma.fence.sync.aligned' is not supported, in kernel 'k'"),
         ("add.u32 %r1, %r2;", 9, "not supported"),
         ("mov.u32 %r1, %r7;", 9, "nothing is named '%r7'"),
         ("@%p1 bra NOWHERE;", 4, "the label 'NOWHERE' is nowhere"),
