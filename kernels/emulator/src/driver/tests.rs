@@ -430,6 +430,17 @@ fn a_missing_edge_in_a_graph_is_found() {
 }
 
 #[test]
+fn a_refused_free_leaves_the_memory() {
+    let _turn = Turn::begin();
+    let blocking = make(|out| cuStreamCreate(out, 0));
+    let memory = device_memory(64);
+    ok(cuStreamBeginCapture_v2(blocking, 2));
+    assert_eq!(cuMemFreeAsync(memory, 0), Status::STREAM_CAPTURE_IMPLICIT);
+    assert_eq!(make_status(|out| cuStreamEndCapture(blocking, out)), Status::STREAM_CAPTURE_INVALIDATED);
+    ok(cuMemFree_v2(memory));
+}
+
+#[test]
 fn captures_refuse_what_would_disturb_them() {
     let _turn = Turn::begin();
     let (first, second, outside) = (stream(), stream(), event());
