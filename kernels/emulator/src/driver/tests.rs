@@ -141,7 +141,11 @@ fn hand_over(seed: u64, with_event: bool) -> (Status, String) {
         ok(cuStreamWaitEvent(second, done, 0));
     }
     ok(cuMemcpyDtoDAsync_v2(other, memory, 4096, second));
-    (cuCtxSynchronize(), findings())
+    let status = cuCtxSynchronize();
+    if status == Status::SUCCESS {
+        assert_eq!(download(other, 4096, second), [1; 4096], "seed {seed}");
+    }
+    (status, findings())
 }
 
 #[test]
