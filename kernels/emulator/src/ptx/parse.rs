@@ -354,7 +354,9 @@ impl<'a> Reader<'a> {
         let mut operands = Vec::new();
         while !self.take(';') {
             operands.push(self.operand()?);
-            self.take(',');
+            if !self.take(',') && self.peek() != Some(Kind::Sign(';')) {
+                return Err(self.error(format!("{:?} where ',' or ';' was expected", self.peek())));
+            }
         }
         Ok(Raw { guard, opcode, operands, line })
     }
@@ -414,14 +416,8 @@ impl<'a> Reader<'a> {
             Some(Kind::Word(_)) => Some(self.word()?.to_owned()),
             _ => None,
         };
-        let mut offset = 0;
-        if base.is_none() {
-            offset = self.integer()?;
-        } else if self.take('+') {
-            offset = self.integer()?;
-        } else if self.peek() == Some(Kind::Sign('-')) {
-            offset = self.integer()?;
-        }
+        let has_offset = self.take('+') || base.is_none() || self.peek() == Some(Kind::Sign('-'));
+        let offset = if has_offset { self.integer()? } else { 0 };
         self.expect(']')?;
         Ok(Operand::Address(base, offset))
     }

@@ -11,8 +11,6 @@ mod convert;
 mod float;
 mod half;
 mod integer;
-#[cfg(test)]
-mod tests;
 
 pub(crate) use compare::{Class, Relation, outcomes};
 pub(crate) use convert::{Conversion, Rounding};
@@ -28,6 +26,7 @@ macro_rules! lane_operations {
     ($(#[$doc:meta])* $name:ident($a:ident) { $($variant:ident [$($spelling:literal)|+] => $meaning:expr;)* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[allow(clippy::enum_variant_names)]
         pub(crate) enum $name { $($variant),* }
         impl $name {
             /// The operation of an opcode.
@@ -44,6 +43,7 @@ macro_rules! lane_operations {
     ($(#[$doc:meta])* $name:ident($a:ident, $b:ident) { $($variant:ident [$($spelling:literal)|+] => $meaning:expr;)* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[allow(clippy::enum_variant_names)]
         pub(crate) enum $name { $($variant),* }
         impl $name {
             /// The operation of an opcode.
@@ -64,6 +64,7 @@ macro_rules! lane_operations {
     }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[allow(clippy::enum_variant_names)]
         pub(crate) enum $name { $($variant),* }
         impl $name {
             /// The operation of an opcode.
