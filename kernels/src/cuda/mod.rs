@@ -1,8 +1,8 @@
 //! NVIDIA GPUs: what operations run on, and what they run with.
 //!
 //! Owns: opening a device and its kernels (`gpu`), memory on it (`memory`), streams and launches (`stream`), views of memory
-//! that operations take (`view`), and why any of it fails (`error`). May import: cudarc. Must never import: operations,
-//! anything that knows models or requests.
+//! that operations take (`view`), memory of other processes ([`ipc`]), and why any of it fails (`error`). May import: cudarc.
+//! Must never import: operations, anything that knows models or requests.
 //!
 //! Each operation has its launch in `<operation>/cuda.rs`, which checks sizes and types, and its kernels in
 //! `<operation>/<operation>.cu`. Nothing here is opened before a GPU is asked for: the driver and cuBLASLt are found at run
@@ -14,6 +14,7 @@
 
 mod error;
 mod gpu;
+pub mod ipc;
 mod memory;
 mod stream;
 mod view;
