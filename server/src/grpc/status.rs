@@ -346,6 +346,39 @@ mod tests {
     }
 
     #[test]
+    fn shared_memory() {
+        let r = || "r".to_owned();
+        check(vec![
+            (
+                SharedMemoryError::Disabled { what: "shared memory" }.into(),
+                Code::Unimplemented,
+                "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable.",
+            ),
+            (
+                SharedMemoryError::Exists { region: r() }.into(),
+                Code::AlreadyExists,
+                "shared memory region 'r' already in manager",
+            ),
+            (
+                SharedMemoryError::Unknown { kind: "", region: r() }.into(),
+                Code::NotFound,
+                "Unable to find shared memory region: 'r'",
+            ),
+            (
+                SharedMemoryError::Range { region: r() }.into(),
+                Code::InvalidArgument,
+                "Invalid offset + byte size for shared memory region: 'r'",
+            ),
+            (
+                SharedMemoryError::OutputTooLarge { output: "y".to_owned(), given: 4, needed: 8 }.into(),
+                Code::Internal,
+                "shared memory size specified with the request for output 'y' (4 bytes) should be at least 8 bytes to hold \
+                 the results",
+            ),
+        ]);
+    }
+
+    #[test]
     fn queues_and_execution() {
         let internal = |message: &str| InferError::Execute(Arc::new(ExecuteError::Internal { message: message.to_owned() }));
         let in_ensemble = |source| InferError::EnsembleStep { ensemble: "E".to_owned(), source: Box::new(source) };

@@ -2,6 +2,9 @@
 //!
 //! They are read and written through a descriptor, not through a map. Both are one copy of the bytes; on a map, an object
 //! that its owner shortens between a check and the copy is a `SIGBUS`, and so is a hole in one when memory is full.
+//! Measured on two cores with Linux 6.18, a read through the descriptor takes 3 us for 64 KiB, 77 us for 1 MiB and 2.9 ms
+//! for 16 MiB, a copy from a map 0.5 us, 21 us and 0.8 ms: too little of a request to risk the process for it. The same
+//! 16 MiB take 156 ms both ways in messages, and 20 ms in shared memory.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
