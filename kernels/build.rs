@@ -2,7 +2,8 @@
 //!
 //! Every `src/**/*.cu` is one module. `ALCEDO_CUDA_TARGETS` is a list of `sm_NN` (machine code) and `compute_NN` (PTX).
 //! With machine code in the list a module is one fatbin; with PTX alone it is one text per target, which is what the
-//! emulated device takes. Without a compiler the table is empty: everything builds, and opening a GPU says why it cannot.
+//! emulated device takes. Without a compiler, or with an empty list, the table is empty: everything builds, and opening a GPU
+//! says why it cannot.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -26,10 +27,11 @@ fn main() {
     collect(Path::new("src"), &mut sources);
     sources.sort();
     let mut table = String::from("[\n");
+    let targets = env::var("ALCEDO_CUDA_TARGETS").unwrap_or_else(|_| DEFAULT_TARGETS.to_owned());
+    let targets: Vec<&str> = targets.split(',').map(str::trim).filter(|target| !target.is_empty()).collect();
     match compiler() {
+        _ if targets.is_empty() => {}
         Some(nvcc) => {
-            let targets = env::var("ALCEDO_CUDA_TARGETS").unwrap_or_else(|_| DEFAULT_TARGETS.to_owned());
-            let targets: Vec<&str> = targets.split(',').map(str::trim).filter(|target| !target.is_empty()).collect();
             for source in &sources {
                 compile(&nvcc, source, &targets, &out, &mut table);
             }
@@ -71,7 +73,7 @@ fn compile(nvcc: &Path, source: &Path, targets: &[&str], out: &Path, table: &mut
     let is_text = targets.iter().all(|target| target.starts_with("compute_"));
     if is_text {
         for target in targets {
-            let number = target.trim_start_matches("compute_");
+            let number = number(target);
             let file = out.join(format!("{name}-{number}.ptx"));
             let mut command = Command::new(nvcc);
             common(&mut command);
@@ -90,13 +92,21 @@ fn compile(nvcc: &Path, source: &Path, targets: &[&str], out: &Path, table: &mut
         common(&mut command);
         command.arg("--fatbin").arg("-o").arg(&file);
         for target in targets {
-            let number = target.trim_start_matches("compute_").trim_start_matches("sm_");
+            let number = number(target);
             command.arg(format!("-gencode=arch=compute_{number},code={target}"));
         }
         finish(command, source);
-        writeln!(table, "        Image {{ capability: 0, bytes: include_bytes!({file:?}) }},").expect("writing to a string");
+        let least = targets.iter().map(|target| number(target)).min().expect("there are targets");
+        writeln!(table, "        Image {{ capability: {least}, bytes: include_bytes!({file:?}) }},")
+            .expect("writing to a string");
     }
     table.push_str("    ] },\n");
+}
+
+/// The compute capability of a target, ten times.
+fn number(target: &str) -> u32 {
+    let digits = target.trim_start_matches("compute_").trim_start_matches("sm_");
+    digits.parse().unwrap_or_else(|_| panic!("ALCEDO_CUDA_TARGETS: '{target}' is neither sm_NN nor compute_NN"))
 }
 
 fn finish(mut command: Command, source: &Path) {

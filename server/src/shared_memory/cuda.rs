@@ -4,7 +4,7 @@
 
 use std::thread;
 
-use kernels::cuda::DeviceError;
+use kernels::cuda::Gpu;
 use kernels::cuda::ipc::{HANDLE_BYTES, IpcMemory};
 
 use super::region::{RegionFault, SharedRegion};
@@ -28,10 +28,9 @@ impl CudaRegion {
         let handle: [u8; HANDLE_BYTES] = handle
             .try_into()
             .map_err(|_| unfit(format!("raw_handle has {} bytes, a CUDA IPC handle has {HANDLE_BYTES}", handle.len())))?;
-        let memory = IpcMemory::open(device, handle).map_err(|error| match error {
-            DeviceError::Unusable { .. } => SharedMemoryError::NoGpu { region: region.to_owned(), reason: error.to_string() },
-            other => unfit(other.to_string()),
-        })?;
+        let without_gpu = |reason| SharedMemoryError::NoGpu { region: region.to_owned(), reason };
+        let gpu = Gpu::open(device).map_err(|error| without_gpu(error.to_string()))?;
+        let memory = IpcMemory::open(&gpu, handle).map_err(|error| unfit(error.to_string()))?;
         if byte_size > memory.bytes() {
             return Err(unfit(format!("byte size {byte_size} is more than the {} bytes of the memory", memory.bytes())));
         }

@@ -1,0 +1,8 @@
+//! Kernels on a device: a GPU, or the emulated one.
+
+mod device;
+mod emulated;
+mod ipc;
+mod matmul;
+mod operations;
+mod runtime;
