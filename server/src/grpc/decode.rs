@@ -162,20 +162,23 @@ pub(crate) fn parse_version(text: &str) -> Result<VersionChoice, InferError> {
 pub(crate) fn body(message: ModelInferRequest, head: Head, received_at: Timestamp) -> Result<Body, InferError> {
     let model = message.model_name;
     let mut places = Places::default();
-    let mut inputs = Vec::with_capacity(message.inputs.len());
-    for (index, input) in message.inputs.into_iter().enumerate() {
+    for (index, input) in message.inputs.iter().enumerate() {
         let place = shared::place(&input.name, &input.parameters)?;
         if place.is_some() && input.contents.is_some() {
-            return Err(SharedMemoryError::ContentsToo { input: input.name, model }.into());
+            return Err(SharedMemoryError::ContentsToo { input: input.name.clone(), model }.into());
         }
-        inputs.push((input, place.is_some()));
         places.inputs.extend(place.map(|place| (index, place)));
     }
     let tag = RequestTag(message.id.clone());
     let inputs = if message.raw_input_contents.is_empty() {
-        inputs.into_iter().map(|(input, placed)| typed_input(&model, &tag, input, placed)).collect::<Result<_, _>>()?
+        let inputs = message.inputs.into_iter().enumerate();
+        let tensors = inputs.map(|(index, input)| match places.has_input(index) {
+            true => Ok(input_tensor(input, Bytes::new())),
+            false => typed_input(&model, &tag, input),
+        });
+        tensors.collect::<Result<_, _>>()?
     } else {
-        raw_inputs(&model, inputs, message.raw_input_contents)?
+        raw_inputs(&model, message.inputs, message.raw_input_contents, &places)?
     };
     let mut outputs = Vec::with_capacity(message.outputs.len());
     let mut classes = Vec::new();
@@ -230,16 +233,21 @@ fn class_count(output: &InferRequestedOutputTensor) -> Result<Option<usize>, Inf
     Ok((count > 0).then(|| usize::try_from(count).unwrap_or(usize::MAX)))
 }
 
-/// Inputs, each with whether it lies in shared memory, and the raw contents of all others.
-fn raw_inputs(model: &str, inputs: Vec<(InferInputTensor, bool)>, raw: Vec<Bytes>) -> Result<Vec<InputTensor>, InferError> {
-    if let Some((input, _)) = inputs.iter().find(|(input, _)| input.contents.is_some()) {
+/// Raw contents belong to the inputs that do not lie in shared memory, in their order.
+fn raw_inputs(
+    model: &str,
+    inputs: Vec<InferInputTensor>,
+    raw: Vec<Bytes>,
+    places: &Places,
+) -> Result<Vec<InputTensor>, InferError> {
+    if let Some(input) = inputs.iter().find(|input| input.contents.is_some()) {
         return Err(InferError::ContentsAndRaw { input: input.name.clone(), model: model.to_owned() });
     }
-    let (expected, got) = (inputs.iter().filter(|(_, placed)| !placed).count(), raw.len());
+    let (expected, got) = (inputs.len().saturating_sub(places.inputs.len()), raw.len());
     let mut raw = raw.into_iter();
     let mut tensors = Vec::with_capacity(inputs.len());
-    for (input, placed) in inputs {
-        let contents = if placed { Some(Bytes::new()) } else { raw.next() };
+    for (index, input) in inputs.into_iter().enumerate() {
+        let contents = if places.has_input(index) { Some(Bytes::new()) } else { raw.next() };
         // Entries are taken in the order of the inputs, so it is the first input without one that has no data.
         let Some(contents) = contents else {
             return Err(InferError::NoContents { input: input.name, model: model.to_owned() });
@@ -261,10 +269,7 @@ fn input_tensor(input: InferInputTensor, contents: Bytes) -> InputTensor {
     }
 }
 
-fn typed_input(model: &str, tag: &RequestTag, mut input: InferInputTensor, placed: bool) -> Result<InputTensor, InferError> {
-    if placed {
-        return Ok(input_tensor(input, Bytes::new()));
-    }
+fn typed_input(model: &str, tag: &RequestTag, mut input: InferInputTensor) -> Result<InputTensor, InferError> {
     let typed = input.contents.take().unwrap_or_default();
     let mut supplied = None;
     for (got, fits) in filled_fields(&typed, &input.datatype) {

@@ -28,10 +28,17 @@ const MAX_INPUT_BYTES: u64 = 0x7fff_ffff;
 /// The tensors of a request that lie in shared memory.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Places {
-    /// Inputs, by their number in the request.
+    /// Inputs, by their number in the request, lowest first.
     pub(crate) inputs: Vec<(usize, Place)>,
     /// Outputs, by name.
     pub(crate) outputs: Vec<(String, Place)>,
+}
+
+impl Places {
+    /// Whether the input of this number lies in shared memory.
+    pub(super) fn has_input(&self, index: usize) -> bool {
+        self.inputs.binary_search_by_key(&index, |(placed, _)| *placed).is_ok()
+    }
 }
 
 /// Where a tensor's parameters say that it lies; `None` for one that travels in messages.
