@@ -10,8 +10,8 @@ from harness.models import (
     write_square)
 from harness.server import Server
 
-# Needs a build with CUDA and a driver, real or emulated.
-collect_ignore = [] if os.environ.get("ALCEDO_CUDA") else ["test_cuda_shared_memory.py"]
+# Needs a build with CUDA, and a driver: NVIDIA's or the emulated one.
+collect_ignore = [] if os.environ.get("ALCEDO_CUDA_BIN") else ["test_cuda_shared_memory.py"]
 
 
 def pytest_terminal_summary(terminalreporter):

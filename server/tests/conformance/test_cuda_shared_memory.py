@@ -1,10 +1,11 @@
 """CUDA shared memory: a client's memory on a GPU, registered by its IPC handle, for inputs and outputs.
 
-Collected only where $ALCEDO_CUDA is set: the server must be a build with CUDA, and libcuda.so.1 NVIDIA's driver or that of
-the emulated device (scripts/build-emulator).
+Collected only where $ALCEDO_CUDA_BIN names a build with CUDA. $ALCEDO_EMULATOR_DIR is the folder of the emulated device
+(scripts/build-emulator); without it, both sides use NVIDIA's driver.
 """
 
 import ctypes
+import os
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from harness.models import write_add_sub, write_identity
 from harness.server import LIMIT_S, Server
 from harness.wire import INTERNAL, INVALID, NOT_FOUND, decode, encode, grpc, parameters_of, pb, refused, request
 
+EMULATOR = os.environ.get("ALCEDO_EMULATOR_DIR")
 EXISTS = grpc.StatusCode.ALREADY_EXISTS
 
 
@@ -20,7 +22,7 @@ class Driver:
     """The few calls of the CUDA driver that a client makes."""
 
     def __init__(self):
-        self._library = ctypes.CDLL("libcuda.so.1")
+        self._library = ctypes.CDLL(os.path.abspath(f"{EMULATOR}/libcuda.so.1") if EMULATOR else "libcuda.so.1")
         self._call("cuInit", ctypes.c_uint(0))
         self._context = ctypes.c_void_p()
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), ctypes.c_int(0))
@@ -62,7 +64,8 @@ def server(tmp_path_factory):
     write_identity(repository, "identity_fp32", "FP32")
     write_identity(repository, "identity_bytes", "BYTES")
     write_add_sub(repository, "add_sub")
-    with Server(repository, "--allow-client-shm=cuda") as server:
+    env = {"LD_LIBRARY_PATH": os.path.abspath(EMULATOR)} if EMULATOR else {}
+    with Server(repository, "--allow-client-shm=cuda", env=env, program=os.environ["ALCEDO_CUDA_BIN"]) as server:
         yield server
 
 
