@@ -2,6 +2,7 @@
 
 mod device;
 mod emulated;
+mod ipc;
 mod matmul;
 mod operations;
 mod runtime;

@@ -16,6 +16,7 @@ use crate::instance::default_tokenizer_threads;
 use crate::instance::device::resources::{ResourceLimit, ResourceLimits};
 use crate::instance::device::{DeviceChoice, DeviceOptions};
 use crate::repository::{ControlMode, RepositoryOptions};
+use crate::shared_memory::Allowed;
 
 /// Largest message that HTTP/2 and protobuf agree on: 2 GiB - 1.
 const MAX_MESSAGE_BYTES: u32 = i32::MAX as u32;
@@ -174,6 +175,10 @@ struct ListenArgs {
     /// Regular expression: request headers whose names match it somewhere reach the models as parameters.
     #[arg(long, default_value = "", hide_default_value = true, value_name = "PATTERN", value_parser = HeaderForwarding::parse)]
     grpc_header_forward_pattern: HeaderForwarding,
+    /// Shared memory that clients may register and name in requests: none, all, or that of one kind. Whoever reaches the
+    /// gRPC port can then read and write whatever shared objects this server's user can.
+    #[arg(long, value_enum, default_value_t = ClientShm::False, value_name = "false|true|system|cuda", hide_possible_values = true)]
+    allow_client_shm: ClientShm,
     /// Whether to serve HTTP: health, and metadata of server and models.
     #[arg(long, action = ArgAction::Set, default_value_t = true, value_name = "true|false", hide_possible_values = true)]
     allow_http: bool,
@@ -195,6 +200,21 @@ struct ListenArgs {
     /// Threads that serve connections; models have their own [default: one per core].
     #[arg(long, value_name = "COUNT")]
     worker_threads: Option<NonZeroUsize>,
+}
+
+/// Shared memory that clients may use, as written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ClientShm {
+    False,
+    True,
+    System,
+    Cuda,
+}
+
+impl ClientShm {
+    fn allowed(self) -> Allowed {
+        Allowed { system: matches!(self, Self::True | Self::System), cuda: matches!(self, Self::True | Self::Cuda) }
+    }
 }
 
 #[derive(Args, Clone, Debug)]
@@ -220,6 +240,8 @@ pub(in crate::cli) struct ServerConfig {
     pub(in crate::cli) name: String,
     /// Which gRPC headers reach the models.
     pub(in crate::cli) forwarding: HeaderForwarding,
+    /// Shared memory that clients may use.
+    pub(in crate::cli) shared_memory: Allowed,
     /// gRPC, where it is served.
     pub(in crate::cli) grpc: Option<GrpcConfig>,
     /// HTTP, where it is served.
@@ -348,6 +370,7 @@ impl ServeArgs {
             repository,
             name: models.id.clone(),
             forwarding: listen.grpc_header_forward_pattern.clone(),
+            shared_memory: listen.allow_client_shm.allowed(),
             grpc: listen.allow_grpc.then(|| GrpcConfig {
                 address: address(&listen.grpc_address, listen.grpc_port, "--grpc-port"),
                 max_message_bytes: usize::try_from(listen.grpc_max_message_bytes).unwrap_or(usize::MAX),
@@ -401,6 +424,18 @@ mod tests {
         let metrics = config.repository.metrics;
         assert!(metrics.counter_latencies && metrics.detailed && !metrics.histogram_latencies && !metrics.summary_latencies);
         assert_eq!((config.watching.interval.as_millis(), config.watching.host), (2000, HostOptions { cpu: true, gpu: true }));
+    }
+
+    #[test]
+    fn shared_memory_is_off_unless_it_is_asked_for() {
+        let allowed = |flags: &str| config(&format!("--model-repository a {flags}")).map(|config| config.shared_memory);
+        assert_eq!(allowed(""), Ok(Allowed { system: false, cuda: false }));
+        assert_eq!(allowed("--allow-client-shm=false"), Ok(Allowed { system: false, cuda: false }));
+        assert_eq!(allowed("--allow-client-shm true"), Ok(Allowed { system: true, cuda: true }));
+        assert_eq!(allowed("--allow-client-shm=system"), Ok(Allowed { system: true, cuda: false }));
+        assert_eq!(allowed("--allow-client-shm=cuda"), Ok(Allowed { system: false, cuda: true }));
+        let error = allowed("--allow-client-shm=maybe").unwrap_err();
+        assert!(error.contains("invalid value 'maybe'"), "{error}");
     }
 
     #[test]

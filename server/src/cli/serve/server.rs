@@ -17,6 +17,7 @@ use crate::instance::{choose_device, start_tokenizer_threads};
 use crate::observe::host::HostProbe;
 use crate::observe::monitor::Monitor;
 use crate::repository::{Repository, StartupError};
+use crate::shared_memory::Regions;
 
 /// Variable of the environment that delays every gRPC reply that is no inference by so many seconds: Triton's,
 /// for tests of clients.
@@ -88,7 +89,8 @@ impl Server {
         repository.devices.chosen = look_for_device(config.device).await?;
         let Listeners { grpc, http, metrics, bound } = Listeners::bind(&config).await?;
         let front_end = FrontEnd::new(Repository::new(repository), Lifecycle::default(), config.name);
-        let front_end = FrontEnd { forwarding: config.forwarding, ..front_end };
+        let regions = Regions::new(config.shared_memory);
+        let front_end = FrontEnd { forwarding: config.forwarding, regions, ..front_end };
         let mut listeners = JoinSet::new();
         let mut grpc_task = None;
         if let (Some(listener), Some(grpc)) = (grpc, config.grpc) {
