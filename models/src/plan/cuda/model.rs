@@ -217,14 +217,14 @@ fn shelve(
         numbers(put, sines.start, table.sines(), Stored::F32, "sines")?;
     }
     let mut biases = Vec::with_capacity(recipes.biases.len());
-    for (recipe, range) in recipes.biases.iter().zip(&shelf.biases) {
-        biases.push(bias(put, range, (recipe.read)(weights)?, program.working)?);
+    for ((recipe, range), stored) in recipes.biases.iter().zip(&shelf.biases).zip(&program.biases) {
+        biases.push(bias(put, range, (recipe.read)(weights)?, *stored)?);
     }
     Ok(biases)
 }
 
 /// Puts the arrays of a position bias one behind the other.
-fn bias(put: &mut Put<'_>, range: &Range<usize>, values: BiasValues, working: Stored) -> Result<BiasPlace, ModelError> {
+fn bias(put: &mut Put<'_>, range: &Range<usize>, values: BiasValues, stored: Stored) -> Result<BiasPlace, ModelError> {
     let mut end = range.start;
     let mut place = |len: usize| {
         let start = end.next_multiple_of(ALIGNMENT);
@@ -241,8 +241,8 @@ fn bias(put: &mut Put<'_>, range: &Range<usize>, values: BiasValues, working: St
         BiasValues::Disentangled { keys, queries, rows } => {
             let mut vectors = |values: Option<Vec<f32>>, name: &str| -> Result<Option<Range<usize>>, ModelError> {
                 let Some(values) = values else { return Ok(None) };
-                let place = place(values.len() * working.bytes());
-                numbers(put, place.start, &values, working, name)?;
+                let place = place(values.len() * stored.bytes());
+                numbers(put, place.start, &values, stored, name)?;
                 Ok(Some(place))
             };
             let (keys, queries) = (vectors(keys, "keys of positions")?, vectors(queries, "queries of positions")?);
