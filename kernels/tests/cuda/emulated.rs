@@ -7,14 +7,21 @@ use std::process::Command;
 
 use crate::device::is_emulated;
 
-/// Runs the test `runtime::a_kernel_runs` with these variables and expects it to fail with this text.
-#[track_caller]
-fn fails(variables: &[(&str, &str)], text: &str) {
+/// Runs the test `runtime::a_kernel_runs` with these variables: whether it succeeds, and what it says.
+fn run(variables: &[(&str, &str)]) -> (bool, String) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "runtime::a_kernel_runs", "--nocapture"]).envs(variables.iter().copied());
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    assert!(!output.status.success() && said.contains(text), "expected '{text}':\n{said}");
+    assert!(said.contains("running 1 test"), "{said}");
+    (output.status.success(), said)
+}
+
+/// The test must fail with this text.
+#[track_caller]
+fn fails(variables: &[(&str, &str)], text: &str) {
+    let (succeeds, said) = run(variables);
+    assert!(!succeeds && said.contains(text), "expected '{text}':\n{said}");
 }
 
 #[test]
@@ -28,7 +35,17 @@ fn reasons_are_told_apart() {
     fails(&[("ALCEDO_EMULATOR_DEVICES", "0"), ("CUDA_VISIBLE_DEVICES", "7")], "CUDA_VISIBLE_DEVICES is '7'");
     fails(&[("ALCEDO_EMULATOR_CAPABILITY", "6.1")], "its compute capability 6.1 is not supported");
     fails(&[("LD_LIBRARY_PATH", "")], "no NVIDIA driver is installed");
-    fails(&[("ALCEDO_EMULATOR_FAIL", "alloc:1")], "out of memory");
+}
+
+#[test]
+fn memory_that_the_pool_holds_is_given_back_before_an_allocation_fails() {
+    if !is_emulated() {
+        println!("a real device has no faults on demand");
+        return;
+    }
+    let (succeeds, said) = run(&[("ALCEDO_EMULATOR_FAIL", "alloc:1")]);
+    assert!(succeeds, "the second attempt finds memory:\n{said}");
+    fails(&[("ALCEDO_EMULATOR_FAIL", "alloc:1,alloc:2")], "out of memory: allocating 12 bytes for other of ''");
 }
 
 #[test]
