@@ -39,6 +39,7 @@ mod view;
 pub use driver::{Description, capability_text, count, probe, version, version_text};
 pub use error::DeviceError;
 pub use event::Event;
+pub(crate) use gpu::Handle;
 pub use gpu::{DeviceMemory, Gpu};
 pub use graph::Graph;
 pub use ledger::{Charge, Ledger, LedgerLine, MemoryKind, Tag};
