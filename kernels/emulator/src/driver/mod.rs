@@ -14,7 +14,6 @@ mod counters;
 mod event;
 mod executor;
 mod fault;
-mod image;
 mod ledger;
 mod mapping;
 mod module;
