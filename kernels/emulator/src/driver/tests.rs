@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::abi::{HostBytes, Out, Parameters, Text};
-use super::api::{context::*, control::*, graph::*, memory::*, module::*, pool::*, stream::*};
+use super::api::{context::*, control::*, graph::*, memory::*, module::*, pool::*, share::*, stream::*};
 use super::state::{CURRENT, Driver};
 use super::status::Status;
 
@@ -652,4 +652,77 @@ fn variables_of_modules_have_their_contents() {
     ok(cuModuleGetGlobal_v2(Out::from(&mut address), Out::from(&mut bytes), module, Text::from(c"offsets")));
     assert_eq!(floats(&download(address, bytes, stream())), [0.5, 1.5, -2.0, 4.0]);
     ok(cuModuleUnload(module));
+}
+
+#[test]
+fn touching_pinned_memory_in_flight_ends_the_process() {
+    let _turn = Turn::begin();
+    let (stream, memory, slot) = (stream(), device_memory(4096), pinned(4096));
+    ok(cuMemcpyHtoDAsync_v2(memory, host(slot), 4096, stream));
+    let mut ends = [0; 2];
+    // SAFETY: room for two descriptors.
+    assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
+    // SAFETY: the child only calls functions that are safe after a fork, and never returns.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: descriptors of the pipe and of standard error; the write faults, which ends the process.
+        unsafe {
+            libc::dup2(ends[1], 2);
+            (slot as *mut u8).write_volatile(1);
+            libc::_exit(0);
+        }
+    }
+    let (mut status, mut text) = (0, [0_u8; 300]);
+    // SAFETY: the child above and the pipe's own descriptors; `text` is as long as is said.
+    let length = unsafe {
+        libc::close(ends[1]);
+        assert_eq!(libc::waitpid(child, &raw mut status, 0), child);
+        let length = libc::read(ends[0], text.as_mut_ptr().cast(), text.len());
+        libc::close(ends[0]);
+        length
+    };
+    let text = String::from_utf8_lossy(&text[..usize::try_from(length).expect("readable")]);
+    assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGABRT, "status {status}: {text}");
+    assert!(text.contains("copy from pinned memory to the device"), "{text}");
+    ok(cuStreamSynchronize(stream));
+    ok(cuMemFreeHost(host(slot)));
+}
+
+/// Runs again in a process of its own, which finds the handle in this variable.
+const SHARED: &str = "EMULATOR_TEST_SHARED";
+
+#[test]
+fn processes_share_memory() {
+    let _turn = Turn::begin();
+    let stream = stream();
+    if let Ok(text) = std::env::var(SHARED) {
+        let bytes: Vec<u8> = text.split(',').map(|byte| byte.parse().expect("a byte")).collect();
+        let handle = Handle::from_bytes(bytes.try_into().expect("64 bytes"));
+        let memory = make(|out| cuIpcOpenMemHandle_v2(out, handle, 1));
+        assert_eq!(download(memory, 5000, stream), [7; 5000]);
+        ok(cuMemsetD8Async(memory + 100, 9, 100, stream));
+        ok(cuStreamSynchronize(stream));
+        ok(cuIpcCloseMemHandle(memory));
+        assert_eq!(cuIpcCloseMemHandle(memory), Status::INVALID_VALUE);
+        return;
+    }
+    let memory = device_memory(5000);
+    ok(cuMemsetD8Async(memory, 7, 5000, stream));
+    ok(cuStreamSynchronize(stream));
+    let mut handle = Handle::from_bytes([0; 64]);
+    ok(cuIpcGetMemHandle(Out::from(&mut handle), memory));
+    assert_eq!(make_status(|out| cuIpcOpenMemHandle_v2(out, handle, 1)), Status::INVALID_CONTEXT, "its own memory");
+    let forged = Handle::from_bytes([1; 64]);
+    assert_eq!(make_status(|out| cuIpcOpenMemHandle_v2(out, forged, 1)), Status::INVALID_VALUE);
+    let pooled = make(|out| cuMemAllocAsync(out, 64, stream));
+    assert_eq!(cuIpcGetMemHandle(Out::from(&mut Handle::from_bytes([0; 64])), pooled), Status::INVALID_VALUE);
+    let text: Vec<String> = handle.bytes().iter().map(u8::to_string).collect();
+    let child = std::process::Command::new(std::env::current_exe().expect("a path"))
+        .args(["--exact", "driver::tests::processes_share_memory", "--nocapture"])
+        .env(SHARED, text.join(","))
+        .output()
+        .expect("a second process");
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+    let bytes = download(memory, 5000, stream);
+    assert!(bytes.iter().enumerate().all(|(i, byte)| *byte == if (100..200).contains(&i) { 9 } else { 7 }));
 }
