@@ -1,4 +1,5 @@
 //! Kernels on a device: a GPU, or the emulated one.
 
+mod alone;
 mod device;
 mod operations;
