@@ -2,4 +2,7 @@
 
 mod alone;
 mod device;
+mod emulated;
+mod matmul;
 mod operations;
+mod runtime;

@@ -59,3 +59,8 @@ fn rows() {
 fn patches() {
     check("patches");
 }
+
+#[test]
+fn matmul() {
+    check("matmul");
+}

@@ -8,6 +8,7 @@
 
 mod activation;
 mod embed;
+mod matmul;
 mod norm;
 mod patches;
 mod pool;
@@ -96,8 +97,16 @@ impl Check {
 
 /// All comparisons that a device with this compute capability (ten times: 80 for 8.0) can make.
 pub fn checks(capability: u32) -> impl Iterator<Item = Check> {
-    let operations: [fn() -> Vec<Check>; 7] =
-        [embed::checks, norm::checks, rotary::checks, activation::checks, pool::checks, rows::checks, patches::checks];
+    let operations: [fn() -> Vec<Check>; 8] = [
+        embed::checks,
+        norm::checks,
+        rotary::checks,
+        matmul::checks,
+        activation::checks,
+        pool::checks,
+        rows::checks,
+        patches::checks,
+    ];
     let possible = move |check: &Check| check.dtype != DeviceType::Bf16 || capability >= 80;
     operations.into_iter().flat_map(|checks| checks()).filter(possible)
 }
