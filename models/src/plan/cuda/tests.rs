@@ -105,7 +105,8 @@ fn types_agree_in_every_launch() {
             assert_eq!(program.outputs.len(), plan.outputs.len(), "{name}");
             assert!(program.outputs.iter().all(|output| stored(output) == Stored::F32), "{name}");
             let converted = program.actions.iter().filter(|action| matches!(action, Action::Convert { .. })).count();
-            let odd = plan.recipes.matrices.iter().any(|matrix| !matrix.inputs.is_multiple_of(8) || !matrix.outputs.is_multiple_of(8));
+            let odd =
+                plan.recipes.matrices.iter().any(|matrix| !matrix.inputs.is_multiple_of(8) || !matrix.outputs.is_multiple_of(8));
             let most = if precision == Precision::F32 { 0 } else { 2 };
             assert!(converted <= most || odd, "{name}: {converted} conversions");
             for action in &program.actions {
