@@ -19,7 +19,7 @@ const TENSOR: Sizes = Sizes { hidden: (40, 64), inner: (57, 128), heads: (5, 2) 
 /// Heads of 16, which have not.
 const GENERAL: Sizes = Sizes { hidden: (40, 80), inner: (57, 96), heads: (5, 5) };
 
-pub(crate) const DIRECTORIES: [(&str, Sizes); 14] = [
+const DIRECTORIES: [(&str, Sizes); 14] = [
     ("bert-reranker", TENSOR),
     ("clip-text", TENSOR),
     ("clip-vision", TENSOR),
@@ -35,6 +35,12 @@ pub(crate) const DIRECTORIES: [(&str, Sizes); 14] = [
     ("siglip-vision", Sizes { hidden: (35, 64), inner: (47, 128), heads: (5, 2) }),
     ("vit-hidden", TENSOR),
 ];
+
+/// One of the directories with its sizes changed; to be loaded while it is there.
+pub(crate) fn directory(name: &str) -> tempfile::TempDir {
+    let (_, sizes) = DIRECTORIES.iter().find(|(known, _)| *known == name).unwrap();
+    widened(&Fixture::read(name).directory, *sizes)
+}
 
 fn on_processor(card: &ModelCard, batch: &models::Batch<'_>) -> Vec<Output> {
     let weights = Weights::open(&card.directory).unwrap();

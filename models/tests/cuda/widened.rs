@@ -102,7 +102,12 @@ fn resize_weights(from: &Path, to: &Path, sizes: Sizes) {
     names.sort();
     let mut tensors = HashMap::new();
     for name in names {
-        let shape: Vec<usize> = stored.tensor(&name).unwrap().shape().iter().map(|size| sizes.dimension(&name, *size)).collect();
+        let mut shape = stored.tensor(&name).unwrap().shape().to_vec();
+        // Tables keep their rows.
+        let is_table = name.contains("embed") && shape.len() == 2;
+        for size in shape.iter_mut().skip(usize::from(is_table)) {
+            *size = sizes.dimension(&name, *size);
+        }
         let count: usize = shape.iter().product();
         // Matrices that keep the size of what they are multiplied with, factors about 1, and small summands.
         let inputs = shape.iter().skip(1).product::<usize>().max(1) as f32;

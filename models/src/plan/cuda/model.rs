@@ -56,8 +56,6 @@ pub struct CudaModel {
     pub(super) biases: Vec<BiasPlace>,
     planner: Planner,
     weights: Held,
-    /// What the weights were uploaded on, and are freed on.
-    stream: Stream,
 }
 
 /// Where the weights are.
@@ -119,10 +117,10 @@ impl CudaModel {
             let biases = shelve(&plan, &program, &shelf, weights, precision, &mut put)?;
             // Lanes read them on streams of their own, from now on.
             stream.synchronize()?;
-            (Held::Always(Some(Arc::new(Resident { buffer, generation: 0 }))), biases)
+            (Held::Always(Some(Arc::new(Resident::new(buffer, &stream, 0)))), biases)
         };
         let (gpu, owner) = (Arc::clone(gpu), Arc::from(owner));
-        Ok(Arc::new(CudaModel { gpu, owner, precision, plan, program, shelf, biases, planner, weights: held, stream }))
+        Ok(Arc::new(CudaModel { gpu, owner, precision, plan, program, shelf, biases, planner, weights: held }))
     }
 
     /// The plan.
@@ -161,20 +159,18 @@ impl CudaModel {
 
 impl Drop for CudaModel {
     fn drop(&mut self) {
-        // Lanes hold the model until their streams are done, and batches hold the weights until they have been waited for, so
-        // nothing on the device reads them any more.
+        // Lanes hold the model until their streams are done. Batches that nobody has waited for yet hold the weights, and then
+        // whoever waits for the last of them gives the memory back.
         match &mut self.weights {
             Held::Always(resident) => drop(resident.take()),
             Held::Seated(seat) => self.gpu.residency().leave(seat),
         }
-        // A device that fails says so to whoever calls it next.
-        let _ = self.stream.synchronize().and_then(|()| self.gpu.device().give_back());
     }
 }
 
 /// Part of the memory of the weights.
 pub(super) fn shelf_view(resident: &Resident, range: &Range<usize>, stored: Stored) -> View {
-    let View { address, len, .. } = resident.buffer.view(DeviceType::U8);
+    let View { address, len, .. } = resident.view();
     assert!(range.end <= len, "a weight lies outside its memory");
     View { address: address + range.start as u64, len: range.len() / stored.bytes(), dtype: stored.into() }
 }
