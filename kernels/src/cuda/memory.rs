@@ -2,30 +2,58 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, DevicePtr};
+use cudarc::driver::{result, sys};
 
-use super::{DeviceError, DeviceType, Gpu, Stream, View};
+use super::ledger::{Charge, Tag};
+use super::{DeviceError, DeviceType, Event, Gpu, Stream, View};
 
-/// Memory of a device, freed on its stream when dropped.
+/// Memory of a device, freed on its stream when dropped: after what is enqueued there then. Who uses it on other streams
+/// drops it with [`Buffer::release_after`].
 #[derive(Debug)]
 pub struct Buffer {
-    slice: CudaSlice<u8>,
     address: u64,
-    gpu: Arc<Gpu>,
+    bytes: usize,
+    stream: Stream,
+    _charge: Charge,
 }
 
 impl Buffer {
-    /// So many bytes, not initialized; at least one.
+    /// So many bytes, not initialized; at least one. The ledger has them as nobody's in particular.
     ///
     /// # Errors
     /// The device has no such memory left.
     pub fn new(stream: &Stream, bytes: usize) -> Result<Self, DeviceError> {
-        let gpu = Arc::clone(stream.gpu());
-        let failed = |error| DeviceError::failed(gpu.ordinal(), format!("allocating {bytes} bytes"), error);
-        // SAFETY: bytes need no initialization to be valid; kernels write before they read.
-        let slice = unsafe { stream.inner().alloc::<u8>(bytes.max(1)) }.map_err(failed)?;
-        let address = slice.device_ptr(stream.inner()).0;
-        Ok(Buffer { slice, address, gpu })
+        Self::tagged(stream, bytes, &Tag::anonymous())
+    }
+
+    /// So many bytes, not initialized; at least one. They are there for work on `stream`, and for other streams once they
+    /// have waited for it.
+    ///
+    /// # Errors
+    /// The device has no such memory left, or launches are being recorded on the stream.
+    pub fn tagged(stream: &Stream, bytes: usize, tag: &Tag) -> Result<Self, DeviceError> {
+        stream.refuse_in_recording("allocating memory")?;
+        let (gpu, bytes) = (stream.gpu(), bytes.max(1));
+        let what = || format!("allocating {bytes} bytes for {} of '{}'", tag.kind.name(), tag.owner);
+        let full = |error: &_| *error == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+        gpu.enter()?;
+        // SAFETY: the stream is alive; the memory is not initialized, and no number of ours needs to be.
+        let allocate = || unsafe { result::malloc_async(stream.handle(), bytes) };
+        let address = match allocate() {
+            Err(error) if full(&error.0) => {
+                // What was freed on this stream may still be in use, and pieces that the pool holds unused may each be too
+                // small: once both are given back, the driver can put them together.
+                stream.synchronize()?;
+                gpu.trim()?;
+                allocate()
+            }
+            other => other,
+        };
+        let address = address.map_err(|error| match full(&error.0) {
+            true => gpu.out_of_memory(what(), bytes),
+            false => gpu.error(what(), error),
+        })?;
+        Ok(Buffer { address, bytes, stream: stream.clone(), _charge: gpu.ledger().charge(tag, bytes) })
     }
 
     /// A copy of `bytes` in memory of the device; it is there when this returns.
@@ -33,12 +61,12 @@ impl Buffer {
     /// # Errors
     /// The device has no such memory left, or copying fails.
     pub fn upload(stream: &Stream, bytes: &[u8]) -> Result<Self, DeviceError> {
-        let mut buffer = Self::new(stream, bytes.len())?;
+        let buffer = Self::new(stream, bytes.len())?;
         if !bytes.is_empty() {
-            let failed =
-                |error| DeviceError::failed(buffer.gpu.ordinal(), format!("copying {} bytes to the device", bytes.len()), error);
-            stream.inner().memcpy_htod(bytes, &mut buffer.slice).map_err(failed)?;
-            stream.synchronize()?;
+            let what = format_args!("copying {} bytes to the device", bytes.len());
+            // SAFETY: the buffer has as many bytes, and `bytes` are there until the copy is done, which is waited for.
+            let copied = stream.gpu().call(what, || unsafe { result::memcpy_htod_async(buffer.address, bytes, stream.handle()) });
+            copied.and(stream.synchronize())?;
         }
         Ok(buffer)
     }
@@ -48,14 +76,48 @@ impl Buffer {
     /// # Errors
     /// Something enqueued failed, or copying fails.
     pub fn download(&self, stream: &Stream) -> Result<Vec<u8>, DeviceError> {
-        let failed = |error| DeviceError::failed(self.gpu.ordinal(), "copying from the device", error);
-        let bytes = stream.inner().clone_dtoh(&self.slice).map_err(failed)?;
-        stream.synchronize()?;
+        stream.refuse_in_recording("copying from the device")?;
+        let mut bytes = vec![0; self.bytes];
+        // SAFETY: there are as many bytes, which stay where they are until the copy is done, which is waited for.
+        let copied = stream
+            .gpu()
+            .call("copying from the device", || unsafe { result::memcpy_dtoh_async(&mut bytes, self.address, stream.handle()) });
+        copied.and(stream.synchronize())?;
         Ok(bytes)
     }
 
     /// All of it as numbers of a type.
     pub fn view(&self, dtype: DeviceType) -> View {
-        View { address: self.address, len: self.slice.len() / dtype.bytes(), dtype }
+        View { address: self.address, len: self.bytes / dtype.bytes(), dtype }
+    }
+
+    /// How many bytes it has.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Its device.
+    pub fn gpu(&self) -> &Arc<Gpu> {
+        self.stream.gpu()
+    }
+
+    /// Frees it after these moments of other streams, and after what is enqueued on its own.
+    ///
+    /// # Errors
+    /// The driver refuses to wait; the memory is freed all the same, once the device is done with everything.
+    pub fn release_after(self, events: &[&Event]) -> Result<(), DeviceError> {
+        let waited = events.iter().try_for_each(|event| self.stream.wait(event));
+        if waited.is_err() {
+            events.iter().try_for_each(|event| event.wait())?;
+        }
+        waited
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let stream = self.stream.handle();
+        // SAFETY: the memory is this one's own, and is used no more once the stream comes to it (see `release_after`).
+        self.stream.gpu().free("freeing memory", || unsafe { result::free_async(self.address, stream) });
     }
 }

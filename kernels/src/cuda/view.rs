@@ -59,8 +59,37 @@ impl View {
         View { address: self.address + (start * self.dtype.bytes()) as u64, len, dtype: self.dtype }
     }
 
+    /// The same memory as numbers of another type; bytes that make no whole number are left out.
+    pub fn cast(self, dtype: DeviceType) -> View {
+        View { address: self.address, len: self.bytes() / dtype.bytes(), dtype }
+    }
+
+    /// The largest power of two, up to 256, that divides its address.
+    pub fn alignment(self) -> u32 {
+        1 << self.address.trailing_zeros().min(8)
+    }
+
+    /// Whether a byte belongs to both.
+    pub fn overlaps(self, other: View) -> bool {
+        self.address < other.address + other.bytes() as u64 && other.address < self.address + self.bytes() as u64
+    }
+
     /// Size of all numbers.
     pub fn bytes(self) -> usize {
         self.len * self.dtype.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_and_casts_stay_within() {
+        let bytes = View { address: 0x1000, len: 33, dtype: DeviceType::U8 };
+        let halves = bytes.part(2, 31).cast(DeviceType::F16);
+        assert_eq!((halves.address, halves.len, halves.bytes(), halves.alignment()), (0x1002, 15, 30, 2));
+        assert_eq!((bytes.alignment(), View { address: 0, ..bytes }.alignment()), (256, 256));
+        assert!(bytes.overlaps(halves) && !bytes.part(0, 2).overlaps(halves) && !halves.overlaps(bytes.part(0, 2)));
     }
 }

@@ -1,17 +1,23 @@
 //! Embedding lookup: rows of tables, added up.
 //!
-//! Owns: [`Lookup`], [`embed`], its specification (`twin`) and its fast version (`cpu`). May import: the team, the instruction
-//! sets, `simd`. Must never import: other operations, anything that knows models.
+//! Owns: [`Lookup`], [`embed`], its specification (`twin`), its fast version (`cpu`) and the one on a GPU (`cuda`), which
+//! normalizes the sums in the same launch. May import: the team, the instruction sets, `simd`, `cuda`; its own `cuda` alone:
+//! `norm::cuda`. Must never import: other operations, anything that knows models.
 //!
 //! # Contract
 //! `output: [rows, n] f32`: the sum over the given tables, in their order, of row `ids[row]` of the table. A table's bytes may
 //! be those of a mapped weight file: they need no alignment and are converted as they are read, so a table is never copied.
+//!
+//! On a GPU tables are aligned, and the sum is taken in f32 and rounded to the type of the output: by up to 2^-11 of it for f16,
+//! 2^-8 for bf16.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod twin;
+#[cfg(any(test, feature = "cuda"))]
+pub(crate) mod twin;
 
 use crate::team::Team;
 

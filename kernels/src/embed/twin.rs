@@ -3,7 +3,7 @@
 use super::{Ids, Lookup, TableType};
 
 /// The result, `[rows, n]`.
-pub(super) fn embed(tables: &[Lookup<'_>], n: usize, rows: usize) -> Vec<f64> {
+pub(crate) fn embed(tables: &[Lookup<'_>], n: usize, rows: usize) -> Vec<f64> {
     let number = |table: &Lookup<'_>, index: usize| {
         let bytes = &table.bytes[index * table.dtype.size()..];
         match table.dtype {

@@ -1,19 +1,21 @@
 //! Gated feed-forward layers: one half of a row, activated, times the other.
 //!
-//! Owns: [`gate`], its specification (`twin`) and its fast version (`cpu`). May import: the team, the instruction sets, `simd`,
-//! activations. Must never import: other operations, anything that knows models.
+//! Owns: [`gate`], its specification (`twin`), its fast version (`cpu`) and the one on a GPU (`cuda`). May import: the team, the
+//! instruction sets, `simd`, activations, `cuda`. Must never import: other operations, anything that knows models.
 //!
 //! # Contract
 //! `input: [rows, 2 * n] f32`, result `[rows, n] f32`: `activation(input[.., i]) * input[.., n + i]`.
-//! Tolerance: that of the activation times the other factor.
+//! Tolerance: that of the activation times the other factor, and on a GPU the rounding of the result to its type.
 //!
 //! Source: Shazeer 2020.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod twin;
+#[cfg(any(test, feature = "cuda"))]
+pub(crate) mod twin;
 
 use crate::activation::Activation;
 use crate::team::Team;

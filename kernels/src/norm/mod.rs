@@ -1,7 +1,7 @@
 //! Layer normalization, of one tensor or of a sum of two.
 //!
-//! Owns: [`norm`], its specification (`twin`) and its fast version (`cpu`). May import: the team, the instruction sets,
-//! `simd`. Must never import: other operations, anything that knows models.
+//! Owns: [`norm`], its specification (`twin`), its fast version (`cpu`) and the one on a GPU (`cuda`). May import: the team, the
+//! instruction sets, `simd`, `cuda`. Must never import: other operations, anything that knows models.
 //!
 //! # Contract
 //! `input: [rows, n] f32`, `residual: [rows, n] f32` (optional), `weight: [n] f32`, `bias: [n] f32` (optional), result
@@ -12,13 +12,18 @@
 //! Tolerance: |fast - twin| <= 4e-6 * max(1, largest |weight|) * (1 + |mean| / deviation) * sqrt(n), where the quotient is
 //! how much of the values' precision the subtraction of the mean uses up.
 //!
+//! On a GPU inputs are f32, f16 or bf16, and sums are taken in f32, of few numbers each: the tolerance is 2e-6 times the same
+//! factors but the root, and the rounding of the result to its type: 2^-11 of it for f16, 2^-8 for bf16.
+//!
 //! Source: Ba, Kiros and Hinton 2016, equations 3 and 4.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod twin;
+#[cfg(any(test, feature = "cuda"))]
+pub(crate) mod twin;
 
 use crate::team::Team;
 

@@ -3,7 +3,7 @@
 use super::Norm;
 
 /// The result and, per row, how much precision the subtraction of the mean uses up: `1 + |mean| / deviation`.
-pub(super) fn norm(input: &[f32], residual: Option<&[f32]>, norm: &Norm<'_>) -> (Vec<f64>, Vec<f64>) {
+pub(crate) fn norm(input: &[f32], residual: Option<&[f32]>, norm: &Norm<'_>) -> (Vec<f64>, Vec<f64>) {
     let n = norm.weight.len();
     let (mut out, mut conditions) = (Vec::new(), Vec::new());
     for row in 0..input.len() / n {

@@ -1,7 +1,8 @@
 //! Pooling of the token vectors of each sequence into one vector, with optional L2 normalization in the same pass.
 //!
-//! Owns: [`pool`], [`normalize`], their specification (`twin`) and their fast version (`cpu`). May import: the team, the
-//! instruction sets, `simd`. Must never import: other operations, anything that knows models or requests.
+//! Owns: [`pool`], [`normalize`], their specification (`twin`), their fast version (`cpu`) and the one on a GPU (`cuda`). May
+//! import: the team, the instruction sets, `simd`, `cuda`. Must never import: other operations, anything that knows models or
+//! requests.
 //!
 //! # Contract
 //! `hidden: [rows, n] f32`, one range of rows per sequence, result `[sequences, modes * n] f32`.
@@ -21,14 +22,17 @@
 //!
 //! Tolerance: before normalization |fast - twin| <= 2e-6 * max(1, the sequence's largest |value|) * sqrt(rows); after it
 //! 2e-6, unless the row's length is below 1e-3 of its largest input (cancellation makes the direction itself uncertain).
+//! The same holds on a GPU, where hidden is f32, f16 or bf16 and the result f32.
 //!
 //! Source: the modes are those of sentence-transformers' `Pooling` module, its `Normalize` is `torch.nn.functional.normalize`.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod twin;
+#[cfg(any(test, feature = "cuda"))]
+pub(crate) mod twin;
 
 use std::ops::Range;
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{NORMALIZE_EPSILON, PoolSpec, Pooling};
 
 /// The vector of one sequence, `modes * n` values. `hidden: [rows, n]`, `columns: [rows]`.
-pub(super) fn pool(hidden: &[f32], n: usize, rows: Range<usize>, columns: &[u32], spec: &PoolSpec) -> Vec<f64> {
+pub(crate) fn pool(hidden: &[f32], n: usize, rows: Range<usize>, columns: &[u32], spec: &PoolSpec) -> Vec<f64> {
     let mut joined: Vec<f64> = Vec::new();
     for mode in &spec.modes {
         joined.extend((0..n).map(|component| one(|row| f64::from(hidden[row * n + component]), rows.clone(), columns, *mode)));

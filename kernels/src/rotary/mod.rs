@@ -1,7 +1,7 @@
 //! Rotary position embedding: pairs of numbers of queries and keys are turned by an angle that grows with the position.
 //!
-//! Owns: [`Rotary`] tables, [`rotary`], its specification (`twin`) and its fast version (`cpu`). May import: the team, the
-//! instruction sets, `simd`. Must never import: other operations, anything that knows models.
+//! Owns: [`Rotary`] tables, [`rotary`], its specification (`twin`), its fast version (`cpu`) and the one on a GPU (`cuda`). May
+//! import: the team, the instruction sets, `simd`, `cuda`. Must never import: other operations, anything that knows models.
 //!
 //! # Contract
 //! `values: [rows, stride] f32`, of which the first `heads * head_size` numbers of a row are turned: of each head the first
@@ -10,14 +10,17 @@
 //! `(a cos - b sin, b cos + a sin)`.
 //!
 //! Tolerance against the twin in f64: 3e-7 * max(|a|, |b|). Angles are computed in f64, their sines and cosines rounded to f32.
+//! On a GPU values are f32, f16 or bf16, turned in f32 and rounded to their type.
 //!
 //! Source: Su et al. 2021, section 3.2.2.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod twin;
+#[cfg(any(test, feature = "cuda"))]
+pub(crate) mod twin;
 
 use crate::team::Team;
 
@@ -82,6 +85,22 @@ impl Rotary {
     /// Numbers of each head that are turned.
     pub fn dims(&self) -> usize {
         self.dims
+    }
+
+    /// Which numbers of a head form pairs.
+    pub fn pairs(&self) -> Pairs {
+        self.pairs
+    }
+
+    /// The cosines, `[positions, width]`: of every pair where pairs are [`Pairs::Halves`], of every number where they are
+    /// [`Pairs::Adjacent`].
+    pub fn cosines(&self) -> &[f32] {
+        &self.cosines
+    }
+
+    /// The sines, like [`Rotary::cosines`]; of neighbors the first one has its sine negated.
+    pub fn sines(&self) -> &[f32] {
+        &self.sines
     }
 
     /// Positions that there are angles for.

@@ -3,7 +3,7 @@
 use super::Pairs;
 
 /// Turns the first `dims` numbers of one head at `position`.
-pub(super) fn head(values: &[f32], dims: usize, base: f64, pairs: Pairs, position: u32) -> Vec<f64> {
+pub(crate) fn head(values: &[f32], dims: usize, base: f64, pairs: Pairs, position: u32) -> Vec<f64> {
     let mut out: Vec<f64> = values.iter().map(|x| f64::from(*x)).collect();
     for pair in 0..dims / 2 {
         let (first, second) = match pairs {

@@ -1,0 +1,8 @@
+//! Kernels on a device: a GPU, or the emulated one.
+
+mod alone;
+mod device;
+mod emulated;
+mod matmul;
+mod operations;
+mod runtime;
