@@ -63,8 +63,9 @@ normalize_pack(float (&values)[PACK], float mean, float scale, const NormParamet
 
 /// Takes a row of `n` numbers, a multiple of PACK, through a normalization, if there is one. `source(pack, column)` loads,
 /// `keep(pack, column)` gets what was loaded and `sink(pack, column)` what came out; a pack's `keep` and `sink` follow its last
-/// `source`, in the same thread. `places` is shared memory for the sums of a block: twice its warps.
-template <int PACK, int THREADS, typename Source, typename Keep, typename Sink>
+/// `source`, in the same thread. `places` is shared memory for the sums of a block: twice its warps. Without
+/// IN_REGISTERS rows are read three times however short they are, by less code.
+template <int PACK, int THREADS, bool IN_REGISTERS = true, typename Source, typename Keep, typename Sink>
 __device__ __forceinline__ void
 take_row(u32 thread, u32 n, const NormParameters& norm, float* places, Source source, Keep keep, Sink sink) {
     constexpr int SLOTS = KEPT<PACK, THREADS> / PACK;
@@ -72,7 +73,7 @@ take_row(u32 thread, u32 n, const NormParameters& norm, float* places, Source so
     const u32 step = THREADS * PACK;
     const u32 first = thread * PACK;
     const float count = static_cast<float>(n);
-    if (THREADS == WARP || n <= SLOTS * step) {
+    if (IN_REGISTERS && (THREADS == WARP || n <= SLOTS * step)) {
         float values[SLOTS][PACK] = {};
         float sum = 0;
 #pragma unroll

@@ -13,7 +13,8 @@ struct Lookup {
     u32 type;
 };
 
-/// Stands for tables of different types, which are told at run time.
+/// Stands for tables of different types, which are told at run time. Their code is long, and not repeated for every number
+/// that a thread would keep.
 struct Any {};
 
 template <int PACK, typename T> __device__ __forceinline__ void load_row(float (&into)[PACK], const Lookup& lookup, u64 index) {
@@ -46,7 +47,7 @@ __device__ __forceinline__ void embed(Lookup a, Lookup b, Lookup c, NormParamete
                 values[each] += other[each];
             }
         };
-        take_row<PACK, THREADS>(
+        take_row<PACK, THREADS, PACK != 1>(
             thread, n, norm, places,
             [&](float(&values)[PACK], u32 column) {
                 load_row<PACK, T>(values, a, in_a + column);

@@ -92,7 +92,7 @@ fn compare(stream: &Stream, dtype: DeviceType, shape: Shape) -> Result<Outcome, 
 
     result.compare(stream, &want, |index, want| {
         // Three numbers up to 1 are added up, with two roundings.
-        let exact = if norm { 4e-6 * conditions[index / n] * (n as f64).sqrt() } else { 4e-7 };
+        let exact = if norm { 2e-6 * conditions[index / n] } else { 4e-7 };
         exact + rounding(dtype, want)
     })
 }
