@@ -1,4 +1,5 @@
 //! Kernels on a device: a GPU, or the emulated one.
 
+mod attention;
 mod device;
 mod operations;
