@@ -8,5 +8,7 @@
 //! shared memory, barriers that not all threads reach, and operations on streams that nothing orders are errors that name
 //! both sides. Timing, occupancy and the hardware's memory model are not emulated.
 
+mod blas;
+mod driver;
 pub mod execute;
 pub mod ptx;

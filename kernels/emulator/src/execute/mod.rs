@@ -3,7 +3,19 @@
 //! Owns: [`Launch`], [`GlobalMemory`], [`Fault`] and the execution of instructions. May import: `ptx`. Must never import: the
 //! driver.
 
+mod arithmetic;
+mod block;
+mod collective;
+mod lane_memory;
+mod matrix;
+mod shared;
+#[cfg(test)]
+mod tests;
+mod warp;
+
 use std::fmt;
+
+use crate::ptx::Kernel;
 
 /// The shape and arguments of a launch.
 #[derive(Debug, Clone)]
@@ -31,7 +43,8 @@ pub enum AccessKind {
 
 /// Global memory as a kernel sees it; who implements it knows what is allocated and who may touch it.
 pub trait GlobalMemory {
-    /// Where the bytes `address..address + bytes` are in this process. Called before every access of every lane.
+    /// Where the bytes `address..address + bytes` are in this process. Called before every access; lanes whose addresses
+    /// follow each other, or are the same, are asked for at once. The place must not move while the launch runs.
     ///
     /// # Errors
     /// What is wrong with the access, as a sentence: outside every allocation, freed, not ordered after another operation.
@@ -59,4 +72,52 @@ impl fmt::Display for Fault {
         }
         write!(f, ": {}", self.reason)
     }
+}
+
+/// How a launch is run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Decides in which order the blocks of the grid and the warps of a block take turns.
+    pub seed: u64,
+    /// Warp instructions after which the launch is taken for one that never ends.
+    pub instruction_budget: u64,
+    /// Whether two blocks that write the same global bytes in one launch, without atomics, are an error.
+    pub watch_blocks: bool,
+    /// Whether lanes of one warp see each other's shared memory only after `bar.warp.sync` or a block barrier, as CUDA
+    /// promises, and not after shuffles and votes too.
+    pub strict_warps: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { seed: 0, instruction_budget: 20_000_000_000, watch_blocks: true, strict_warps: false }
+    }
+}
+
+/// What a launch did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Instructions of warps.
+    pub instructions: u64,
+    /// Bytes that lanes read from global memory.
+    pub global_read: u64,
+    /// Bytes that lanes wrote there, atomics included.
+    pub global_written: u64,
+}
+
+/// Runs every block of a launch. `globals` are the addresses of the module's variables, in the order of
+/// [`crate::ptx::Module::globals`].
+///
+/// Blocks run one after another, so one that waits for another in a loop runs out of its budget.
+///
+/// # Errors
+/// The first thing that a thread does wrong. Blocks before it have run.
+pub fn run(
+    kernel: &Kernel,
+    launch: &Launch<'_>,
+    globals: &[u64],
+    memory: &mut dyn GlobalMemory,
+    options: &Options,
+) -> Result<Counts, Fault> {
+    block::Grid::new(kernel, launch, globals, memory, options)?.run()
 }

@@ -1,0 +1,81 @@
+//! Failures that tests ask for.
+
+/// What is to fail, each once.
+#[derive(Debug, Default)]
+pub(crate) struct Injection {
+    planned: Vec<Planned>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Planned {
+    /// The allocation after so many.
+    Allocation(u64),
+    /// The launch after so many.
+    Launch(u64),
+    /// The next launch of a kernel.
+    Kernel(String),
+    /// Loading a module.
+    Module,
+}
+
+impl Injection {
+    /// Adds failures: `alloc:17`, `launch:203`, `launch:kernel_name`, `module`, or several with commas; numbers count from now,
+    /// the first is 1. `none` forgets all.
+    ///
+    /// # Errors
+    /// What cannot be read, as a sentence.
+    pub(crate) fn add(&mut self, what: &str) -> Result<(), String> {
+        for part in what.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let planned = match part.split_once(':') {
+                None if part == "none" => {
+                    self.planned.clear();
+                    continue;
+                }
+                None if part == "module" => Planned::Module,
+                Some(("alloc", number)) => Planned::Allocation(number.parse().map_err(|_| format!("'{part}' has no number"))?),
+                Some(("launch", what)) => what.parse().map_or_else(|_| Planned::Kernel(what.to_owned()), Planned::Launch),
+                _ => return Err(format!("'{part}' is not alloc:N, launch:N, launch:KERNEL, module or none")),
+            };
+            self.planned.push(planned);
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, counted: impl Fn(&mut Planned) -> Option<&mut u64>) -> bool {
+        let mut fails = false;
+        self.planned.retain_mut(|planned| {
+            let Some(left) = counted(planned) else { return true };
+            *left = left.saturating_sub(1);
+            fails |= *left == 0;
+            *left > 0
+        });
+        fails
+    }
+
+    /// Whether this allocation fails.
+    pub(crate) fn allocation(&mut self) -> bool {
+        self.count(|planned| match planned {
+            Planned::Allocation(left) => Some(left),
+            _ => None,
+        })
+    }
+
+    /// Whether this launch fails.
+    pub(crate) fn launch(&mut self, kernel: &str) -> bool {
+        let by_number = self.count(|planned| match planned {
+            Planned::Launch(left) => Some(left),
+            _ => None,
+        });
+        by_number | self.once(&Planned::Kernel(kernel.to_owned()))
+    }
+
+    /// Whether loading this module fails.
+    pub(crate) fn module(&mut self) -> bool {
+        self.once(&Planned::Module)
+    }
+
+    fn once(&mut self, planned: &Planned) -> bool {
+        let found = self.planned.iter().position(|other| other == planned);
+        found.map(|index| self.planned.remove(index)).is_some()
+    }
+}

@@ -1,0 +1,1 @@
+//! Checks of operations against plain computations.
