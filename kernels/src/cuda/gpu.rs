@@ -19,7 +19,7 @@ static OPEN: Mutex<Vec<(u32, Weak<Gpu>)>> = Mutex::new(Vec::new());
 
 /// A handle that the driver lets every thread use.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Handle<T: Copy>(pub(super) T);
+pub(crate) struct Handle<T: Copy>(pub(crate) T);
 
 // SAFETY: the driver's contexts, modules, functions, streams, events and pools are its own objects behind an address, and its
 // calls on them may come from any thread. What it does not lock (graphs) is held by types that are used from one at a time.
@@ -247,7 +247,7 @@ impl Gpu {
     ///
     /// # Errors
     /// It is poisoned, or the driver refuses.
-    pub(super) fn enter(&self) -> Result<(), DeviceError> {
+    pub(crate) fn enter(&self) -> Result<(), DeviceError> {
         if let Some(cause) = self.poisoned() {
             return Err(DeviceError::Poisoned { ordinal: self.ordinal(), cause });
         }
@@ -289,7 +289,7 @@ impl Gpu {
     }
 
     /// The error with the numbers of now.
-    pub(super) fn out_of_memory(&self, what: String, needed_bytes: usize) -> DeviceError {
+    pub(crate) fn out_of_memory(&self, what: String, needed_bytes: usize) -> DeviceError {
         // Without numbers the error is still what it is.
         let memory = self.enter().ok().and_then(|()| self.read_memory().ok());
         let free_bytes = memory.map_or(0, |memory| memory.free_bytes);

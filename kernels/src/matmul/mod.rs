@@ -1,7 +1,8 @@
 //! Products of activations with weights that were packed at load, with everything that follows in the same pass.
 //!
-//! Owns: [`Packed`] weights, [`matmul`], its specification (`twin`) and its fast versions (`cpu`). May import: the team, the
-//! instruction sets, `simd`, activations. Must never import: other operations, anything that knows models.
+//! Owns: [`Packed`] weights, [`matmul`], its specification (`twin`), its fast versions (`cpu`), and products on devices (`cuda`).
+//! May import: the team, the instruction sets, `simd`, activations, the CUDA runtime. Must never import: other operations,
+//! anything that knows models.
 //!
 //! # Contract
 //! `input: [m, inputs] f32`, weights `[outputs, inputs]` (as `torch.nn.Linear` stores them), result `[m, outputs] f32`:
@@ -23,6 +24,8 @@
 //! The instructions for bf16 take numbers below the smallest normal one for 0.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod epilogue;
 mod kernel;
 mod multiply;
@@ -31,8 +34,8 @@ mod quantize;
 #[cfg(test)]
 mod tests;
 mod tile;
-#[cfg(test)]
-mod twin;
+#[cfg(any(test, feature = "cuda"))]
+pub(crate) mod twin;
 
 use crate::activation::Activation;
 use crate::aligned::Aligned;

@@ -2,14 +2,16 @@
 
 use half::bf16;
 
-use super::{Precision, Residual};
+use super::Precision;
+#[cfg(test)]
+use super::Residual;
 use crate::activation::{self, Activation};
 
 /// A result and how much a fast version may differ from it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Expected {
-    pub(super) value: f64,
-    pub(super) tolerance: f64,
+pub(crate) struct Expected {
+    pub(crate) value: f64,
+    pub(crate) tolerance: f64,
 }
 
 /// What a row is multiplied as: `scale` times these, which are integers if the precision is.
@@ -53,7 +55,7 @@ fn rounded_weight(precision: Precision, row: &[f32]) -> Rounded {
 
 /// One number of the result: of a row of the input, the weights and the bias of one output, and the residual, which is 0 if
 /// there is none.
-pub(super) fn number(
+pub(crate) fn number(
     precision: Precision,
     input: &[f32],
     weight: &[f32],
@@ -86,6 +88,7 @@ pub(super) fn number(
 }
 
 /// The residual of every number of the result.
+#[cfg(test)]
 pub(super) fn residual(residual: Residual<'_>, before: &[f32]) -> Vec<f32> {
     match residual {
         Residual::None => vec![0.0; before.len()],

@@ -1,8 +1,13 @@
 //! The device that these tests run on.
 
+use std::env;
+use std::process::Command;
 use std::sync::Arc;
 
 use kernels::cuda::{Gpu, Stream};
+
+/// Set in a process that runs one test alone.
+const ALONE: &str = "ALCEDO_TEST_ALONE";
 
 /// A stream of device 0.
 ///
@@ -16,4 +21,22 @@ pub(crate) fn stream() -> Stream {
         )
     });
     Stream::new(&gpu).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Whether the device is the emulated one.
+pub(crate) fn is_emulated() -> bool {
+    stream().gpu().describe().unwrap().name.to_lowercase().contains("emulat")
+}
+
+/// For tests that count what the whole device does: whether this process runs the test alone. If not, another process does,
+/// and must succeed.
+pub(crate) fn alone(test: &str) -> bool {
+    if env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let mut command = Command::new(env::current_exe().unwrap());
+    let output = command.args(["--exact", test, "--nocapture"]).env(ALONE, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{test} alone:\n{said}");
+    false
 }

@@ -2,4 +2,7 @@
 
 mod attention;
 mod device;
+mod emulated;
+mod matmul;
 mod operations;
+mod runtime;

@@ -64,3 +64,8 @@ fn patches() {
 fn attention() {
     check("attention");
 }
+
+#[test]
+fn matmul() {
+    check("matmul");
+}

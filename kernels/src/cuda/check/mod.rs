@@ -9,6 +9,7 @@
 mod activation;
 mod attention;
 mod embed;
+mod matmul;
 mod norm;
 mod patches;
 mod pool;
@@ -97,10 +98,11 @@ impl Check {
 
 /// All comparisons that a device with this compute capability (ten times: 80 for 8.0) can make.
 pub fn checks(capability: u32) -> impl Iterator<Item = Check> {
-    let operations: [fn() -> Vec<Check>; 8] = [
+    let operations: [fn() -> Vec<Check>; 9] = [
         embed::checks,
         norm::checks,
         rotary::checks,
+        matmul::checks,
         activation::checks,
         pool::checks,
         rows::checks,
