@@ -7,7 +7,7 @@ use std::ffi::c_char;
 use std::sync::Arc;
 
 use super::descriptor::{ALGORITHMS, Algorithm, Description, Descriptors, Layout, Operands, Preference, Status, with};
-use crate::driver::{Action, Call, HostBytes, Out, Status as DriverStatus};
+use crate::driver::{Action, Call, Driver, HostBytes, Out, Status as DriverStatus};
 
 /// cublasLtMatmulAlgo_t: the first word is the algorithm's number, the second the number of the problem it was found for.
 pub(crate) type AlgorithmData = [u64; 8];
@@ -264,6 +264,13 @@ fn operands(all: &Descriptors, description: u64, layouts: [u64; 4]) -> Result<Op
     Ok(Operands { description, a: layout(a)?, b: layout(b)?, c: layout(c)?, d: layout(d)? })
 }
 
+/// Refuses bf16 on devices that came before it.
+fn known_to_device(operands: &Operands) -> Result<(), Status> {
+    let capability = Driver::started().map_err(|_| Status::NOT_INITIALIZED)?.settings.capability;
+    let has_bf16 = [&operands.a, &operands.d].iter().any(|layout| layout.kind == 14);
+    if has_bf16 && capability < 80 { Err(Status::NOT_SUPPORTED) } else { Ok(()) }
+}
+
 /// A number of a problem: an algorithm found for one is refused for another.
 fn problem(operands: &Operands) -> u64 {
     let layouts = [&operands.a, &operands.b, &operands.c, &operands.d];
@@ -301,6 +308,7 @@ pub(crate) extern "C" fn cublasLtMatmulAlgoGetHeuristic(
         }
         found.put(0).map_err(wrong)?;
         let product = operands.product()?;
+        known_to_device(&operands)?;
         let kinds = [&product.a, &product.b, &product.c, &product.d].map(|matrix| matrix.element.bytes());
         if kinds.iter().zip(preference.alignments).any(|(bytes, alignment)| *bytes == 2 && u64::from(alignment) < ALIGNMENT) {
             return Err(Status::NOT_SUPPORTED);
@@ -388,6 +396,7 @@ pub(crate) extern "C" fn cublasLtMatmul(
             operands(all, description, [a_layout, b_layout, c_layout, d_layout])
         })?;
         let mut product = operands.product()?;
+        known_to_device(&operands)?;
         (product.a.address, product.b.address, product.c.address, product.d.address) = (a, b, c, d);
         product.alpha = alpha.value().map_err(wrong)?;
         product.beta = beta.value().map_err(wrong)?;

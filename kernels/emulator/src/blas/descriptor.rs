@@ -152,7 +152,7 @@ impl Operands {
     /// What the library refuses: shapes that do not fit (invalid value), combinations it has no kernel for (not supported).
     pub(crate) fn product(&self) -> Result<Product, Status> {
         let Description { compute, scale, pointer_mode, transpose, epilogue, bias_kind, .. } = self.description;
-        if !matches!(compute, 68 | 69) || scale != 0 || pointer_mode != 0 || transpose[2] != 0 {
+        if !matches!(compute, 68 | 69 | 77) || scale != 0 || pointer_mode != 0 || transpose[2] != 0 {
             return Err(Status::NOT_SUPPORTED);
         }
         let (a, b, c, d) = (self.a.matrix(0)?, self.b.matrix(0)?, self.c.matrix(0)?, self.d.matrix(0)?);
@@ -194,6 +194,7 @@ impl Operands {
             transpose_a,
             b,
             transpose_b,
+            is_rounded: compute == 77 && a.element == Element::F32,
             c,
             d,
             batch: batch as usize,

@@ -81,6 +81,8 @@ pub(crate) struct Product {
     pub transpose_a: bool,
     pub b: Matrix,
     pub transpose_b: bool,
+    /// Whether f32 operands are rounded to TF32 first.
+    pub is_rounded: bool,
     /// Only read where `beta` is not zero.
     pub c: Matrix,
     pub d: Matrix,
@@ -149,6 +151,7 @@ impl Product {
         for batch in 0..self.batch {
             let a = pack::<ROWS>(places[0], &self.a, batch, self.transpose_a, m, k);
             let b = pack::<COLUMNS>(places[1], &self.b, batch, !self.transpose_b, n, k);
+            let (a, b) = if self.is_rounded { (rounded(a), rounded(b)) } else { (a, b) };
             for (j, b) in panels(&b, COLUMNS * k, n.div_ceil(COLUMNS)).enumerate() {
                 for (i, a) in panels(&a, ROWS * k, m.div_ceil(ROWS)).enumerate() {
                     let tile = sums(a, b, self.parts, k);
@@ -173,6 +176,14 @@ impl Product {
 /// Panels of `length` values; `count` empty ones where a product sums over nothing.
 fn panels(packed: &[f32], length: usize, count: usize) -> impl Iterator<Item = &[f32]> {
     (0..count).map(move |index| &packed[index * length..(index + 1) * length])
+}
+
+/// Values with the ten bits of fraction that TF32 has.
+fn rounded(mut values: Vec<f32>) -> Vec<f32> {
+    for value in values.iter_mut().filter(|value| value.is_finite()) {
+        *value = f32::from_bits((value.to_bits() + 0x1000) & !0x1fff);
+    }
+    values
 }
 
 /// Rows of a tile.

@@ -280,11 +280,15 @@ impl Access<'_> {
     fn kernel(&mut self, driver: &Driver, call: &super::module::Call) {
         let result = call.run(driver.settings.seed, self);
         match result {
-            Ok(instructions) => driver.lock().counters.instructions += instructions,
+            Ok(counts) => driver.lock().counters.instructions += counts.instructions,
             Err(fault) => {
                 // The access that failed has noted itself, more exactly than the fault does.
                 let text = fault.to_string();
-                let status = if text.contains("align") { Status::MISALIGNED_ADDRESS } else { Status::LAUNCH_FAILED };
+                let status = match () {
+                    () if fault.reason.contains("aligned") => Status::MISALIGNED_ADDRESS,
+                    () if fault.reason.contains("budget") => Status::LAUNCH_TIMEOUT,
+                    () => Status::LAUNCH_FAILED,
+                };
                 match self.failures.last_mut() {
                     Some(failure) => failure.text = text,
                     None => self.fail(status, text),

@@ -3,21 +3,21 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::image::{Image, Kernel};
 use super::ledger::Origin;
 use super::mapping::Mapping;
 use super::operation::Action;
 use super::state::{self, Message};
 use super::status::Status;
 use super::world::Region;
-use crate::execute::{Fault, GlobalMemory, Launch};
+use crate::execute::{Counts, Fault, GlobalMemory, Launch, Options, run};
+use crate::ptx;
 
 /// A loaded module.
 #[derive(Debug)]
 pub(crate) struct Module {
-    image: Arc<Image>,
-    /// Where its variables are, with their sizes.
-    pub variables: Arc<HashMap<String, (u64, usize)>>,
+    image: ptx::Module,
+    /// Where its variables are, in their order.
+    addresses: Arc<[u64]>,
     /// Functions looked up so far.
     functions: HashMap<String, u64>,
 }
@@ -28,9 +28,9 @@ pub(crate) struct Function {
     /// Its name.
     pub name: String,
     /// The kernel.
-    pub kernel: Arc<Kernel>,
-    image: Arc<Image>,
-    variables: Arc<HashMap<String, (u64, usize)>>,
+    pub kernel: Arc<ptx::Kernel>,
+    /// Where its module's variables are.
+    addresses: Arc<[u64]>,
     /// How much dynamic shared memory a launch may ask for.
     pub dynamic_limit: std::sync::atomic::AtomicU32,
 }
@@ -54,16 +54,67 @@ pub(crate) struct Shape {
 }
 
 impl Call {
-    /// Runs it; gives the instructions executed.
-    pub(crate) fn run(&self, seed: u64, memory: &mut dyn GlobalMemory) -> Result<u64, Fault> {
+    /// Runs it.
+    pub(crate) fn run(&self, seed: u64, memory: &mut dyn GlobalMemory) -> Result<Counts, Fault> {
         let launch = Launch {
             grid: self.grid,
             block: self.block,
             dynamic_shared_bytes: self.dynamic_shared_bytes,
             parameters: &self.parameters,
         };
-        self.function.image.run(&self.function.kernel, &launch, &self.function.variables, memory, seed)
+        run(&self.function.kernel, &launch, &self.function.addresses, memory, &Options { seed, ..Options::default() })
     }
+}
+
+impl Module {
+    /// Where a variable is, and its size.
+    pub(crate) fn variable(&self, name: &str) -> Option<(u64, usize)> {
+        let index = self.image.globals().iter().position(|global| global.name == name)?;
+        Some((self.addresses[index], self.image.globals()[index].contents.len()))
+    }
+}
+
+impl Function {
+    /// Threads a block may have.
+    pub(crate) fn most_threads(&self) -> u32 {
+        self.kernel.max_threads.map_or(1024, |[x, y, z]| x.saturating_mul(y).saturating_mul(z)).min(1024)
+    }
+
+    /// Offsets and sizes of its parameters.
+    pub(crate) fn parameters(&self) -> Vec<(usize, usize)> {
+        self.kernel.parameters.iter().map(|parameter| (parameter.offset, parameter.bytes)).collect()
+    }
+}
+
+/// Ten times the text's version.
+fn version(text: &str) -> Option<u32> {
+    let line = text.lines().map(str::trim).find_map(|line| line.strip_prefix(".version"))?;
+    let (major, minor) = line.trim().split_once('.')?;
+    Some(major.parse::<u32>().ok()? * 10 + minor.parse::<u32>().ok()?)
+}
+
+/// Ten times the newest version of PTX that a driver takes.
+fn newest_version(driver: u32) -> u32 {
+    match driver {
+        13_010.. => 91,
+        13_000.. => 90,
+        12_090.. => 88,
+        12_080.. => 87,
+        12_060.. => 85,
+        12_040.. => 84,
+        12_030.. => 83,
+        12_020.. => 82,
+        12_010.. => 81,
+        12_000.. => 80,
+        _ => 78,
+    }
+}
+
+/// The number after `sm_` in the text's target line; none for what is not PTX.
+fn target(text: &str) -> Option<u32> {
+    let line = text.lines().map(str::trim).find(|line| line.starts_with(".target"))?;
+    let digits: String = line.split("sm_").nth(1)?.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok()
 }
 
 /// Shared memory a block may have without asking.
@@ -89,33 +140,62 @@ impl state::Call {
             return Err(Status::INVALID_IMAGE);
         }
         let text = std::str::from_utf8(image).map_err(|_| Status::NO_BINARY_FOR_GPU)?;
-        let Some(target) = super::image::target(text) else {
+        let Some(target) = target(text) else {
             eprintln!("emulator: the image is not PTX text; build kernels with ALCEDO_CUDA_TARGETS=compute_80, say");
             return Err(Status::NO_BINARY_FOR_GPU);
         };
+        let (version, known) = (version(text).unwrap_or(0), newest_version(self.driver.settings.driver_version));
+        if version > known {
+            eprintln!(
+                "emulator: the PTX is of version {}.{}, the driver knows {}.{}",
+                version / 10,
+                version % 10,
+                known / 10,
+                known % 10
+            );
+            return Err(Status::UNSUPPORTED_PTX_VERSION);
+        }
         if target > self.driver.settings.capability {
             let own = self.driver.settings.capability;
             eprintln!("emulator: the PTX is for compute_{target}, the device is of compute capability {}.{}", own / 10, own % 10);
             return Err(Status::NO_BINARY_FOR_GPU);
         }
-        let image = Image::parse(text).map_err(|reason| {
+        let image = ptx::Module::parse(text).map_err(|reason| {
             eprintln!("emulator: {reason}");
             Status::INVALID_PTX
         })?;
-        let mut variables = HashMap::new();
-        for variable in image.variables() {
-            let address = self.map_memory(variable.bytes, Origin::Module, Some(&variable.initial))?;
-            variables.insert(variable.name.clone(), (address, variable.bytes));
-        }
+        let addresses = self.place_variables(&image)?;
         let handle = self.state.handle();
-        let module = Module { image: Arc::new(image), variables: Arc::new(variables), functions: HashMap::new() };
+        let module = Module { image, addresses: addresses.into(), functions: HashMap::new() };
         self.state.modules.insert(handle, module);
         Ok(handle)
     }
 
+    /// Allocates a module's variables; they may hold each other's addresses, so that all are placed before any is filled.
+    fn place_variables(&mut self, image: &ptx::Module) -> Result<Vec<u64>, Status> {
+        let mut addresses = Vec::new();
+        for global in image.globals() {
+            addresses.push(self.ledger().allocate(global.contents.len() as u64, Origin::Module)?);
+        }
+        for (global, address) in image.globals().iter().zip(&addresses) {
+            let mut contents = global.contents.clone();
+            for (place, variable, added) in &global.addresses {
+                let value = addresses[*variable].wrapping_add_signed(*added);
+                contents[*place..place + 8].copy_from_slice(&value.to_le_bytes());
+            }
+            self.map_at(*address, contents.len(), Some(&contents))?;
+        }
+        Ok(addresses)
+    }
+
     /// Allocates device memory that nobody has to order anything after.
-    pub(crate) fn map_memory(&mut self, bytes: usize, origin: Origin, initial: Option<&[u8]>) -> Result<u64, Status> {
+    pub(crate) fn map_memory(&mut self, bytes: usize, origin: Origin) -> Result<u64, Status> {
         let address = self.ledger().allocate(bytes as u64, origin)?;
+        self.map_at(address, bytes, None)?;
+        Ok(address)
+    }
+
+    fn map_at(&mut self, address: u64, bytes: usize, initial: Option<&[u8]>) -> Result<(), Status> {
         let mapping = Mapping::private(bytes).map_err(|_| {
             let device = self.device as usize;
             self.state.devices[device].ledger.finish_free(address);
@@ -128,7 +208,7 @@ impl state::Call {
         let region = Region::new(address, bytes, mapping, initial.is_none());
         let device = self.device;
         self.state.inbox.push(Message::Device(device, region));
-        Ok(address)
+        Ok(())
     }
 
     /// A kernel by name.
@@ -141,8 +221,7 @@ impl state::Call {
         let function = Function {
             name: name.to_owned(),
             kernel,
-            image: Arc::clone(&found.image),
-            variables: Arc::clone(&found.variables),
+            addresses: Arc::clone(&found.addresses),
             dynamic_limit: PLAIN_SHARED_BYTES.into(),
         };
         let handle = self.state.handle();
@@ -166,7 +245,7 @@ impl state::Call {
             self.state.functions.remove(handle);
         }
         let stream = self.device().host_stream;
-        for (address, _) in module.variables.values() {
+        for address in module.addresses.iter() {
             self.ledger().start_free(*address)?;
             let action = Action::Free { address: *address, pinned: false };
             self.state.push(&self.driver.names, stream, "unloading of a module", action, &[], &Default::default());
@@ -210,7 +289,7 @@ impl state::Call {
             }
         }
         let threads = block.iter().map(|size| u64::from(*size)).product::<u64>();
-        let most = function.kernel.max_threads.unwrap_or(1024).min(1024);
+        let most = function.most_threads();
         if threads > u64::from(most) {
             return Some((Status::INVALID_VALUE, format!("its block has {threads} threads; at most {most} are allowed")));
         }

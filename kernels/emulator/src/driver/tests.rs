@@ -3,8 +3,8 @@
 use std::ffi::CString;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::abi::{HostBytes, Out, Text};
-use super::api::{context::*, control::*, graph::*, memory::*, module::*, pool::*, stream::*};
+use super::abi::{HostBytes, Out, Parameters, Text};
+use super::api::{context::*, control::*, graph::*, memory::*, module::*, pool::*, share::*, stream::*};
 use super::state::{CURRENT, Driver};
 use super::status::Status;
 
@@ -228,7 +228,9 @@ fn freeing_before_the_host_has_waited_is_found() {
     let _turn = Turn::begin();
     let (stream, memory) = (stream(), device_memory(256));
     ok(cuMemsetD8Async(memory, 1, 256, stream));
-    assert_ne!(cuMemFree_v2(memory), Status::SUCCESS);
+    // Either the free finds the fill, or the fill finds the memory freed.
+    cuMemFree_v2(memory);
+    assert_ne!(cuCtxSynchronize(), Status::SUCCESS);
     let text = findings();
     assert!(text.contains("free (the host") && text.contains("memset (stream"), "{text}");
 }
@@ -316,7 +318,8 @@ fn freeing_pinned_memory_in_flight_is_found() {
     let (stream, memory, slot) = (stream(), device_memory(4096), pinned(4096));
     ok(cuMemcpyHtoDAsync_v2(memory, host(slot), 4096, stream));
     // Either the free finds the copy, or the copy finds the memory freed.
-    assert_ne!(cuMemFreeHost(host(slot)), Status::SUCCESS);
+    cuMemFreeHost(host(slot));
+    assert_ne!(cuCtxSynchronize(), Status::SUCCESS);
     let text = findings();
     assert!(text.contains("free of pinned memory") && text.contains("copy from pinned memory"), "{text}");
 }
@@ -514,4 +517,212 @@ fn names_are_cudas() {
     // SAFETY: the library's names are constants.
     assert_eq!(unsafe { std::ffi::CStr::from_ptr(name) }, c"CUDA_ERROR_ILLEGAL_ADDRESS");
     assert_eq!(cuGetErrorName(Status(12_345), Out::from(&mut name)), Status::INVALID_VALUE);
+}
+
+const BASIC: &str = include_str!("../../tests/fixtures/basic.ptx");
+
+/// A kernel of the fixtures.
+fn kernel(name: &str) -> u64 {
+    let text = CString::new(BASIC).expect("no zero");
+    let module = make(|out| cuModuleLoadData(out, Text::of(&text)));
+    let name = CString::new(name).expect("no zero");
+    make(|out| cuModuleGetFunction(out, module, Text::of(&name)))
+}
+
+/// `y += a * x` over `n` values, in blocks of 128.
+fn scale_add(kernel: u64, (mut y, mut x, mut a, mut n): (u64, u64, f32, i32), blocks: u32, stream: u64) -> Status {
+    let mut pointers = [(&raw mut y).cast::<std::ffi::c_void>(), (&raw mut x).cast(), (&raw mut a).cast(), (&raw mut n).cast()];
+    cuLaunchKernel(kernel, blocks, 1, 1, 128, 1, 1, 0, stream, Parameters::of(&mut pointers), HostBytes::from(0))
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("4 bytes"))).collect()
+}
+
+#[test]
+fn kernels_run_in_streams_and_graphs() {
+    let _turn = Turn::begin();
+    let (stream, kernel) = (stream(), kernel("scale_add"));
+    let values: Vec<u8> = (0..300).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    let (x, y) = (device_memory(1200), device_memory(1200));
+    upload(x, &values, stream);
+    ok(cuMemsetD32Async(y, 0, 300, stream));
+    ok(scale_add(kernel, (y, x, 2.0, 300), 3, stream));
+    ok(cuStreamBeginCapture_v2(stream, 1));
+    ok(scale_add(kernel, (y, x, 1.0, 300), 3, stream));
+    let graph = make(|out| cuStreamEndCapture(stream, out));
+    let executable = make(|out| cuGraphInstantiateWithFlags(out, graph, 0));
+    ok(cuGraphLaunch(executable, stream));
+    ok(cuGraphLaunch(executable, stream));
+    let wanted: Vec<f32> = (0..300).map(|i| 4.0 * i as f32).collect();
+    assert_eq!(floats(&download(y, 1200, stream)), wanted);
+    assert_eq!(counters()["launches"]["scale_add"], 3);
+    assert_eq!(findings(), "");
+}
+
+#[test]
+fn a_kernel_past_the_end_is_found() {
+    let _turn = Turn::begin();
+    let (stream, kernel) = (stream(), kernel("scale_add"));
+    let (x, y) = (device_memory(1200), device_memory(1200));
+    ok(cuMemsetD32Async(x, 0, 300, stream));
+    ok(cuMemsetD32Async(y, 0, 300, stream));
+    ok(scale_add(kernel, (y, x, 2.0, 301), 3, stream));
+    assert_eq!(cuStreamSynchronize(stream), Status::ILLEGAL_ADDRESS);
+    let text = findings();
+    assert!(text.contains("kernel 'scale_add', PTX line") && text.contains("outside every allocation"), "{text}");
+}
+
+#[test]
+fn a_kernel_given_a_host_address_is_found() {
+    let _turn = Turn::begin();
+    let (stream, kernel) = (stream(), kernel("scale_add"));
+    let values = [0_f32; 32];
+    ok(scale_add(kernel, (values.as_ptr() as u64, values.as_ptr() as u64, 1.0, 32), 1, stream));
+    assert_eq!(cuStreamSynchronize(stream), Status::ILLEGAL_ADDRESS);
+}
+
+#[test]
+fn kernels_of_two_streams_need_an_event() {
+    for with_event in [false, true] {
+        for seed in 0..20 {
+            let _turn = Turn::begin();
+            emulator_seed(seed);
+            let (first, second, done, kernel) = (stream(), stream(), event(), kernel("scale_add"));
+            let (x, y, z) = (device_memory(1200), device_memory(1200), device_memory(1200));
+            for memory in [x, y, z] {
+                ok(cuMemsetD32Async(memory, 0, 300, first));
+            }
+            ok(cuStreamSynchronize(first));
+            ok(scale_add(kernel, (y, x, 2.0, 300), 3, first));
+            ok(cuEventRecord(done, first));
+            if with_event {
+                ok(cuStreamWaitEvent(second, done, 0));
+            }
+            ok(scale_add(kernel, (z, y, 2.0, 300), 3, second));
+            let status = cuCtxSynchronize();
+            let text = findings();
+            if with_event {
+                assert_eq!((status, text.as_str()), (Status::SUCCESS, ""), "seed {seed}");
+            } else {
+                assert_eq!(status, FAILED, "seed {seed}");
+                assert!(text.contains("is not ordered after") && text.matches("scale_add").count() >= 2, "seed {seed}: {text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn launches_are_checked_and_fail_as_planned() {
+    let _turn = Turn::begin();
+    let (stream, kernel) = (stream(), kernel("scale_add"));
+    let (x, y) = (device_memory(1200), device_memory(1200));
+    ok(cuMemsetD32Async(x, 0, 300, stream));
+    ok(cuMemsetD32Async(y, 0, 300, stream));
+    let launch = |threads: u32, shared: u32| {
+        let mut values = (y, x, 1.0_f32, 300_i32);
+        let mut pointers = [
+            (&raw mut values.0).cast::<std::ffi::c_void>(),
+            (&raw mut values.1).cast(),
+            (&raw mut values.2).cast(),
+            (&raw mut values.3).cast(),
+        ];
+        cuLaunchKernel(kernel, 1, 1, 1, threads, 1, 1, shared, stream, Parameters::of(&mut pointers), HostBytes::from(0))
+    };
+    assert_eq!(scale_add(kernel, (y, x, 1.0, 300), 0, stream), Status::INVALID_VALUE);
+    assert_eq!(launch(1025, 0), Status::INVALID_VALUE);
+    assert_eq!(launch(128, 49_153), Status::INVALID_VALUE, "more than 48 KiB must be asked for");
+    ok(cuFuncSetAttribute(kernel, 8, 163 << 10));
+    ok(launch(128, 163 << 10));
+    assert_eq!(cuFuncSetAttribute(kernel, 8, (163 << 10) + 1), Status::INVALID_VALUE);
+    ok(cuStreamSynchronize(stream));
+    let fail = CString::new("launch:scale_add").expect("text");
+    ok(emulator_fail(Text::of(&fail)));
+    ok(launch(128, 0));
+    assert_eq!(cuStreamSynchronize(stream), FAILED);
+    assert_eq!(launch(128, 0), FAILED);
+}
+
+#[test]
+fn variables_of_modules_have_their_contents() {
+    let _turn = Turn::begin();
+    let text = CString::new(BASIC).expect("no zero");
+    let module = make(|out| cuModuleLoadData(out, Text::of(&text)));
+    let (mut address, mut bytes) = (0, 0);
+    ok(cuModuleGetGlobal_v2(Out::from(&mut address), Out::from(&mut bytes), module, Text::from(c"offsets")));
+    assert_eq!(floats(&download(address, bytes, stream())), [0.5, 1.5, -2.0, 4.0]);
+    ok(cuModuleUnload(module));
+}
+
+#[test]
+fn touching_pinned_memory_in_flight_ends_the_process() {
+    let _turn = Turn::begin();
+    let (stream, memory, slot) = (stream(), device_memory(4096), pinned(4096));
+    ok(cuMemcpyHtoDAsync_v2(memory, host(slot), 4096, stream));
+    let mut ends = [0; 2];
+    // SAFETY: room for two descriptors.
+    assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
+    // SAFETY: the child only calls functions that are safe after a fork, and never returns.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: descriptors of the pipe and of standard error; the write faults, which ends the process.
+        unsafe {
+            libc::dup2(ends[1], 2);
+            (slot as *mut u8).write_volatile(1);
+            libc::_exit(0);
+        }
+    }
+    let (mut status, mut text) = (0, [0_u8; 300]);
+    // SAFETY: the child above and the pipe's own descriptors; `text` is as long as is said.
+    let length = unsafe {
+        libc::close(ends[1]);
+        assert_eq!(libc::waitpid(child, &raw mut status, 0), child);
+        let length = libc::read(ends[0], text.as_mut_ptr().cast(), text.len());
+        libc::close(ends[0]);
+        length
+    };
+    let text = String::from_utf8_lossy(&text[..usize::try_from(length).expect("readable")]);
+    assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGABRT, "status {status}: {text}");
+    assert!(text.contains("copy from pinned memory to the device"), "{text}");
+    ok(cuStreamSynchronize(stream));
+    ok(cuMemFreeHost(host(slot)));
+}
+
+/// Runs again in a process of its own, which finds the handle in this variable.
+const SHARED: &str = "EMULATOR_TEST_SHARED";
+
+#[test]
+fn processes_share_memory() {
+    let _turn = Turn::begin();
+    let stream = stream();
+    if let Ok(text) = std::env::var(SHARED) {
+        let bytes: Vec<u8> = text.split(',').map(|byte| byte.parse().expect("a byte")).collect();
+        let handle = Handle::from_bytes(bytes.try_into().expect("64 bytes"));
+        let memory = make(|out| cuIpcOpenMemHandle_v2(out, handle, 1));
+        assert_eq!(download(memory, 5000, stream), [7; 5000]);
+        ok(cuMemsetD8Async(memory + 100, 9, 100, stream));
+        ok(cuStreamSynchronize(stream));
+        ok(cuIpcCloseMemHandle(memory));
+        assert_eq!(cuIpcCloseMemHandle(memory), Status::INVALID_VALUE);
+        return;
+    }
+    let memory = device_memory(5000);
+    ok(cuMemsetD8Async(memory, 7, 5000, stream));
+    ok(cuStreamSynchronize(stream));
+    let mut handle = Handle::from_bytes([0; 64]);
+    ok(cuIpcGetMemHandle(Out::from(&mut handle), memory));
+    assert_eq!(make_status(|out| cuIpcOpenMemHandle_v2(out, handle, 1)), Status::INVALID_CONTEXT, "its own memory");
+    let forged = Handle::from_bytes([1; 64]);
+    assert_eq!(make_status(|out| cuIpcOpenMemHandle_v2(out, forged, 1)), Status::INVALID_VALUE);
+    let pooled = make(|out| cuMemAllocAsync(out, 64, stream));
+    assert_eq!(cuIpcGetMemHandle(Out::from(&mut Handle::from_bytes([0; 64])), pooled), Status::INVALID_VALUE);
+    let text: Vec<String> = handle.bytes().iter().map(u8::to_string).collect();
+    let child = std::process::Command::new(std::env::current_exe().expect("a path"))
+        .args(["--exact", "driver::tests::processes_share_memory", "--nocapture"])
+        .env(SHARED, text.join(","))
+        .output()
+        .expect("a second process");
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+    let bytes = download(memory, 5000, stream);
+    assert!(bytes.iter().enumerate().all(|(i, byte)| *byte == if (100..200).contains(&i) { 9 } else { 7 }));
 }

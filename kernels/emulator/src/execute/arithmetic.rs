@@ -132,6 +132,20 @@ fn compute_any(warp: &mut Warp, constants: &[Lanes], operation: &Operation, mask
             }
             to
         }
+        Operation::Compare { .. } | Operation::Predicate { .. } => {
+            compute_predicate(warp, constants, operation, mask);
+            return true;
+        }
+        _ => return compute_rare(warp, constants, operation, mask),
+    };
+    warp.write(*to, &out, mask);
+    true
+}
+
+/// Instructions whose results are predicates, the common ones.
+#[inline(always)]
+fn compute_predicate(warp: &mut Warp, constants: &[Lanes], operation: &Operation, mask: u32) {
+    match operation {
         Operation::Compare { class, relation, to, other, inputs, combine } => {
             let (a, b) = (warp.read(constants, inputs[0]), warp.read(constants, inputs[1]));
             let (mut first, mut second) = outcomes(*class, *relation, a, b);
@@ -141,17 +155,13 @@ fn compute_any(warp: &mut Warp, constants: &[Lanes], operation: &Operation, mask
             }
             warp.write_predicate(*to, first, mask);
             warp.write_predicate(*other, second, mask);
-            return true;
         }
         Operation::Predicate { logic, negated, to, inputs } => {
             let bits = combined(*logic, warp.holds(inputs[0]), warp.holds(inputs[1]));
             warp.write_predicate(*to, if *negated { !bits } else { bits }, mask);
-            return true;
         }
-        _ => return compute_rare(warp, constants, operation, mask),
-    };
-    warp.write(*to, &out, mask);
-    true
+        _ => {}
+    }
 }
 
 fn combined(logic: Logic, a: u32, b: u32) -> u32 {
@@ -192,19 +202,6 @@ fn compute_rare(warp: &mut Warp, constants: &[Lanes], operation: &Operation, mas
             (0..32).for_each(|lane| out[lane] = as_value(*class, *result, low >> lane & 1 == 1, high >> lane & 1 == 1));
             to
         }
-        Operation::Classify { double, classes, to, input } => {
-            let values = warp.read(constants, *input);
-            let bits = (0..32).fold(0, |bits, lane| {
-                let class = if *double {
-                    f64::from_bits(values[lane]).classify()
-                } else {
-                    f32::from_bits(values[lane] as u32).classify()
-                };
-                bits | u32::from(classes >> (class as u8) & 1) << lane
-            });
-            warp.write_predicate(*to, bits, mask);
-            return true;
-        }
         Operation::Pack { to, parts, bits } => {
             for (place, part) in parts.list().iter().enumerate() {
                 let values = warp.read(constants, *part);
@@ -226,10 +223,8 @@ fn compute_rare(warp: &mut Warp, constants: &[Lanes], operation: &Operation, mas
             carry(warp, constants, operation, mask);
             return true;
         }
-        Operation::IsPlace { to, address, place } => {
-            let values = warp.read(constants, *address);
-            let bits = lanes(mask).filter(|&lane| is_place(values[lane], *place)).fold(0, |bits, lane| bits | 1 << lane);
-            warp.write_predicate(*to, bits, mask);
+        Operation::IsPlace { .. } | Operation::Classify { .. } => {
+            tested(warp, constants, operation, mask);
             return true;
         }
         Operation::ActiveMask { to } => {
@@ -241,6 +236,25 @@ fn compute_rare(warp: &mut Warp, constants: &[Lanes], operation: &Operation, mas
     };
     warp.write(*to, &out, mask);
     true
+}
+
+/// Predicates about single values.
+fn tested(warp: &mut Warp, constants: &[Lanes], operation: &Operation, mask: u32) {
+    let (to, bits) = match operation {
+        Operation::IsPlace { to, address, place } => {
+            let values = warp.read(constants, *address);
+            (*to, lanes(mask).filter(|&lane| is_place(values[lane], *place)).fold(0, |bits, lane| bits | 1 << lane))
+        }
+        Operation::Classify { double, classes, to, input } => {
+            let values = warp.read(constants, *input);
+            let class =
+                |bits: u64| if *double { f64::from_bits(bits).classify() } else { f32::from_bits(bits as u32).classify() };
+            let is_one = |lane: usize| u32::from(classes >> class(values[lane]) as u8 & 1);
+            (*to, (0..32).fold(0, |bits, lane| bits | is_one(lane) << lane))
+        }
+        _ => return,
+    };
+    warp.write_predicate(to, bits, mask);
 }
 
 fn looked_up(a: u32, b: u32, c: u32, table: u8) -> u64 {

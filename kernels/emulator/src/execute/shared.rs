@@ -10,13 +10,30 @@ use super::warp::lanes;
 const NOBODY: u16 = u16::MAX;
 
 #[derive(Debug, Clone, Copy)]
-struct Written {
+struct Mark {
     stamp: u32,
     line: u32,
     thread: u16,
-    atomic: bool,
-    /// Copies under way to it.
-    pending: u8,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    /// The last store.
+    plain: Mark,
+    /// The last atomic.
+    atomic: Mark,
+    /// Whether a copy to it is under way.
+    pending: bool,
+}
+
+impl Mark {
+    fn warp(self) -> usize {
+        usize::from(self.thread >> 5)
+    }
+
+    fn lane(self) -> usize {
+        usize::from(self.thread & 31)
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -65,11 +82,12 @@ impl Shared {
     pub(super) fn new(bytes: usize, warps: usize, granule_bytes: u32) -> Self {
         let shift = granule_bytes.max(1).trailing_zeros();
         let granules = bytes.div_ceil(1 << shift);
+        let nobody = Mark { stamp: 0, line: 0, thread: NOBODY };
         Self {
             bytes: vec![0xFF; bytes],
             warps,
             shift,
-            written: vec![Written { stamp: 0, line: 0, thread: NOBODY, atomic: false, pending: 0 }; granules],
+            written: vec![Written { plain: nobody, atomic: nobody, pending: false }; granules],
             reads: vec![Reads::default(); granules * warps],
             clocks: vec![0; warps * warps],
             together: vec![0; warps],
@@ -88,7 +106,7 @@ impl Shared {
             self.together[warp] = self.base;
             self.some[warp] = None;
         }
-        self.written.iter_mut().for_each(|written| written.pending = 0);
+        self.written.iter_mut().for_each(|written| written.pending = false);
     }
 
     fn own(&self, warp: usize) -> u32 {
@@ -175,15 +193,13 @@ impl Shared {
     #[inline(always)]
     fn check_granule(&mut self, who: Who, granule: usize, what: Use) -> Result<(), String> {
         let written = self.written[granule];
-        if written.pending > 0 {
-            return Err(self.pending_reason(granule, &written, what));
+        if written.pending {
+            return Err(self.pending_reason(granule, written.plain, what));
         }
         let stamp = self.own(who.warp);
-        if written.thread != NOBODY && !(what == Use::Atomic && written.atomic) {
-            let (warp, lane) = (usize::from(written.thread >> 5), usize::from(written.thread & 31));
-            if !self.knows(who, written.stamp, warp, lane) {
-                return Err(self.race_reason(granule, what, "wrote", warp, lane, written.line));
-            }
+        self.check_writer(who, granule, what, written.plain)?;
+        if what != Use::Atomic {
+            self.check_writer(who, granule, what, written.atomic)?;
         }
         if what == Use::Read {
             let reads = &mut self.reads[granule * self.warps + who.warp];
@@ -195,8 +211,21 @@ impl Shared {
         }
         self.check_readers(who, granule, what)?;
         let thread = (who.warp as u16) << 5 | who.lane as u16;
-        self.written[granule] = Written { stamp, line: who.line, thread, atomic: what == Use::Atomic, pending: 0 };
+        let mark = Mark { stamp, line: who.line, thread };
+        if what == Use::Atomic {
+            self.written[granule].atomic = mark;
+        } else {
+            self.written[granule].plain = mark;
+        }
         Ok(())
+    }
+
+    #[inline(always)]
+    fn check_writer(&self, who: Who, granule: usize, what: Use, mark: Mark) -> Result<(), String> {
+        if mark.thread == NOBODY || self.knows(who, mark.stamp, mark.warp(), mark.lane()) {
+            return Ok(());
+        }
+        Err(self.race_reason(granule, what, "wrote", mark.warp(), mark.lane(), mark.line))
     }
 
     fn check_readers(&self, who: Who, granule: usize, what: Use) -> Result<(), String> {
@@ -226,13 +255,13 @@ impl Shared {
         )
     }
 
-    fn pending_reason(&self, granule: usize, written: &Written, what: Use) -> String {
+    fn pending_reason(&self, granule: usize, mark: Mark, what: Use) -> String {
         let offset = granule << self.shift;
-        let other = self.thread(usize::from(written.thread >> 5), usize::from(written.thread & 31));
+        let other = self.thread(mark.warp(), mark.lane());
         let now = if what == Use::Read { "read" } else { "written" };
         format!(
             "shared memory at offset {offset} is {now} while the cp.async into it (line {}, by {other}) has not been waited for",
-            written.line
+            mark.line
         )
     }
 
@@ -240,7 +269,7 @@ impl Shared {
     pub(super) fn start_copy(&mut self, who: Who, address: u64, bytes: usize) -> Result<(), String> {
         self.check(who, address, bytes, Use::Write)?;
         for granule in address as usize >> self.shift..=(address as usize + bytes - 1) >> self.shift {
-            self.written[granule].pending = 1;
+            self.written[granule].pending = true;
         }
         Ok(())
     }
@@ -248,7 +277,7 @@ impl Shared {
     /// An asynchronous copy has been waited for: its bytes are as if written now.
     pub(super) fn finish_copy(&mut self, who: Who, address: u64, data: &[u8]) -> Result<(), String> {
         for granule in address as usize >> self.shift..=(address as usize + data.len() - 1) >> self.shift {
-            self.written[granule].pending = 0;
+            self.written[granule].pending = false;
         }
         self.check(who, address, data.len(), Use::Write)?;
         self.bytes[address as usize..address as usize + data.len()].copy_from_slice(data);

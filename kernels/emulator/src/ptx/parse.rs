@@ -414,14 +414,8 @@ impl<'a> Reader<'a> {
             Some(Kind::Word(_)) => Some(self.word()?.to_owned()),
             _ => None,
         };
-        let mut offset = 0;
-        if base.is_none() {
-            offset = self.integer()?;
-        } else if self.take('+') {
-            offset = self.integer()?;
-        } else if self.peek() == Some(Kind::Sign('-')) {
-            offset = self.integer()?;
-        }
+        let has_offset = self.take('+') || base.is_none() || self.peek() == Some(Kind::Sign('-'));
+        let offset = if has_offset { self.integer()? } else { 0 };
         self.expect(']')?;
         Ok(Operand::Address(base, offset))
     }

@@ -129,6 +129,16 @@ pub(crate) extern "C" fn cuDeviceTotalMem_v2(bytes: Out<usize>, number: i32) -> 
     run(|| bytes.put(device(number)?.0.settings.memory_bytes as usize))
 }
 
+/// Devices do not reach each other's memory from kernels; copies between them work.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn cuDeviceCanAccessPeer(can: Out<i32>, number: i32, other: i32) -> Status {
+    run(|| {
+        device(number)?;
+        device(other)?;
+        can.put(0)
+    })
+}
+
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn cuDeviceGetPCIBusId(text: HostBytes, room: i32, number: i32) -> Status {
     run(|| {

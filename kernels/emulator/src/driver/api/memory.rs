@@ -24,7 +24,7 @@ impl Call {
             return Err(Status::OUT_OF_MEMORY);
         }
         loop {
-            match self.map_memory(bytes, origin, None) {
+            match self.map_memory(bytes, origin) {
                 Ok(address) => {
                     self.state.counters.allocations += 1;
                     return Ok((self, address));

@@ -45,7 +45,7 @@ pub(crate) extern "C" fn cuModuleGetGlobal_v2(address: Out<u64>, bytes: Out<usiz
     run(|| {
         let call = Call::enter()?;
         let module = call.state.modules.get(&module).ok_or(Status::INVALID_HANDLE)?;
-        let (start, length) = *module.variables.get(name.read()?).ok_or(Status::NOT_FOUND)?;
+        let (start, length) = module.variable(name.read()?).ok_or(Status::NOT_FOUND)?;
         address.put_if_wanted(start);
         bytes.put_if_wanted(length);
         Ok(())
@@ -58,7 +58,7 @@ pub(crate) extern "C" fn cuFuncGetAttribute(value: Out<i32>, attribute: u32, fun
         let call = Call::enter()?;
         let function = call.found_function(function)?;
         value.put(match attribute {
-            0 => function.kernel.max_threads.unwrap_or(1024).min(1024) as i32,
+            0 => function.most_threads() as i32,
             1 => function.kernel.static_shared_bytes as i32,
             3 => function.kernel.local_bytes as i32,
             // How many registers code needs is decided when it is compiled, which it never is.
@@ -102,7 +102,7 @@ pub(crate) extern "C" fn cuFuncSetCacheConfig(function: u64, _value: u32) -> Sta
 pub(crate) extern "C" fn cuFuncGetParamInfo(function: u64, index: usize, offset: Out<usize>, bytes: Out<usize>) -> Status {
     run(|| {
         let function = Call::enter()?.found_function(function)?;
-        let parameter = *function.kernel.parameters.get(index).ok_or(Status::INVALID_VALUE)?;
+        let parameter = *function.parameters().get(index).ok_or(Status::INVALID_VALUE)?;
         bytes.put_if_wanted(parameter.1);
         offset.put(parameter.0)
     })
@@ -155,7 +155,7 @@ pub(crate) extern "C" fn cuOccupancyMaxPotentialBlockSize(
     run(|| {
         let call = Call::enter()?;
         let function = call.found_function(function)?;
-        let most = function.kernel.max_threads.unwrap_or(1024).min(1024) as i32;
+        let most = function.most_threads() as i32;
         let most = if limit > 0 { most.min(limit) } else { most };
         let size = (most / 32 * 32).max(1);
         let bytes = bytes_of.map_or(dynamic_bytes, |bytes_of| bytes_of(size));
@@ -202,7 +202,7 @@ pub(crate) extern "C" fn cuLaunchKernel(
             return Err(Status::NOT_SUPPORTED);
         }
         let stream = call.stream(stream)?;
-        let parameters = parameters.gather(&function.kernel.parameters)?;
+        let parameters = parameters.gather(&function.parameters())?;
         let shape = Shape { grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z], dynamic_shared_bytes };
         call.launch(&function, shape, stream, parameters)
     })

@@ -33,6 +33,17 @@ impl Handle {
         Handle(bytes)
     }
 
+    /// As applications pass it on.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> [u8; 64] {
+        self.0
+    }
+
+    #[cfg(test)]
+    pub(crate) fn from_bytes(bytes: [u8; 64]) -> Self {
+        Handle(bytes)
+    }
+
     fn words(&self) -> Option<[u64; 4]> {
         let word = |index: usize| Some(u64::from_le_bytes(self.0[index * 8..index * 8 + 8].try_into().ok()?));
         if word(0)? == MARK { Some([word(1)?, word(2)?, word(3)?, word(4)?]) } else { None }

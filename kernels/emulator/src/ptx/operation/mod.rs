@@ -28,6 +28,7 @@ macro_rules! lane_operations {
     ($(#[$doc:meta])* $name:ident($a:ident) { $($variant:ident [$($spelling:literal)|+] => $meaning:expr;)* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[allow(clippy::enum_variant_names)]
         pub(crate) enum $name { $($variant),* }
         impl $name {
             /// The operation of an opcode.
@@ -44,6 +45,7 @@ macro_rules! lane_operations {
     ($(#[$doc:meta])* $name:ident($a:ident, $b:ident) { $($variant:ident [$($spelling:literal)|+] => $meaning:expr;)* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[allow(clippy::enum_variant_names)]
         pub(crate) enum $name { $($variant),* }
         impl $name {
             /// The operation of an opcode.
@@ -64,6 +66,7 @@ macro_rules! lane_operations {
     }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[allow(clippy::enum_variant_names)]
         pub(crate) enum $name { $($variant),* }
         impl $name {
             /// The operation of an opcode.
