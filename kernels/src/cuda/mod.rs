@@ -2,8 +2,8 @@
 //!
 //! Owns: whether there is a device that serves and why not (`driver`, `blas`), opening it with its kernels (`gpu`, `images`),
 //! memory on it (`memory`) and the account of that (`ledger`), memory of the host that it copies from and to (`pinned`), streams
-//! and launches (`stream`), moments to wait for (`event`), recorded launches (`graph`), views of memory that operations take
-//! (`view`), what launches of operations have in common (`launch`), why any of it fails (`error`), and the comparison of all
+//! and launches (`stream`) and what those of operations have in common (`launch`), moments to wait for (`event`), recorded
+//! launches (`graph`), views of memory that operations take (`view`), why any of it fails (`error`), and the comparison of all
 //! kernels with their specifications ([`check`]). May import: cudarc, libloading; `check` alone: operations. Must never import:
 //! anything that knows models or requests.
 //!

@@ -1,5 +1,6 @@
 //! Kernels on a device: a GPU, or the emulated one.
 
+mod alone;
 mod attention;
 mod device;
 mod emulated;
