@@ -149,7 +149,13 @@ impl Memory {
             }
             return failures;
         }
-        let mut access = Access { memory: self, device, running: (operation.stamp, &operation.known), failures: &mut failures };
+        let mut access = Access {
+            memory: self,
+            device,
+            running: (operation.stamp, &operation.known),
+            is_strict: driver.settings.strict,
+            failures: &mut failures,
+        };
         match &operation.action {
             Action::Nothing | Action::Graph(_) => {}
             Action::Record(time) => {
@@ -180,6 +186,8 @@ struct Access<'a> {
     memory: &'a mut Memory,
     device: u32,
     running: (super::clock::Stamp, &'a VectorClock),
+    /// Whether an access out of order ends a kernel.
+    is_strict: bool,
     failures: &'a mut Vec<Failure>,
 }
 
@@ -313,6 +321,10 @@ impl GlobalMemory for Access<'_> {
         let device = self.device as usize;
         match self.memory.devices[device].touch(address, bytes, running, kind != AccessKind::Read) {
             Ok(place) => Ok(place),
+            Err((refusal @ Refusal::Unordered(_), Some(place))) if !self.is_strict => {
+                self.note(refusal);
+                Ok(place)
+            }
             Err((refusal, _)) => {
                 let text = match &refusal {
                     Refusal::Outside(text) | Refusal::Unordered(text) => text.clone(),

@@ -188,6 +188,13 @@ impl Ledger {
         Ok(*entry)
     }
 
+    /// Takes the mark back: the free was refused after all.
+    pub(crate) fn cancel_free(&mut self, address: u64) {
+        if let Some(entry) = self.entries.get_mut(&address) {
+            entry.freeing = false;
+        }
+    }
+
     /// Takes an allocation off the books.
     pub(crate) fn finish_free(&mut self, address: u64) -> Option<Entry> {
         let entry = self.entries.remove(&address)?;

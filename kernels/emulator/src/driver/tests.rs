@@ -141,7 +141,11 @@ fn hand_over(seed: u64, with_event: bool) -> (Status, String) {
         ok(cuStreamWaitEvent(second, done, 0));
     }
     ok(cuMemcpyDtoDAsync_v2(other, memory, 4096, second));
-    (cuCtxSynchronize(), findings())
+    let status = cuCtxSynchronize();
+    if status == Status::SUCCESS {
+        assert_eq!(download(other, 4096, second), [1; 4096], "seed {seed}");
+    }
+    (status, findings())
 }
 
 #[test]
@@ -427,6 +431,17 @@ fn a_missing_edge_in_a_graph_is_found() {
     let executable = make(|out| cuGraphInstantiateWithFlags(out, graph, 0));
     ok(cuGraphLaunch(executable, first));
     assert_eq!(cuStreamSynchronize(first), FAILED);
+}
+
+#[test]
+fn a_refused_free_leaves_the_memory() {
+    let _turn = Turn::begin();
+    let blocking = make(|out| cuStreamCreate(out, 0));
+    let memory = device_memory(64);
+    ok(cuStreamBeginCapture_v2(blocking, 2));
+    assert_eq!(cuMemFreeAsync(memory, 0), Status::STREAM_CAPTURE_IMPLICIT);
+    assert_eq!(make_status(|out| cuStreamEndCapture(blocking, out)), Status::STREAM_CAPTURE_INVALIDATED);
+    ok(cuMemFree_v2(memory));
 }
 
 #[test]

@@ -174,15 +174,17 @@ impl<'a> Grid<'a> {
         let static_and_dynamic = self.shared.bytes.len() as u64;
         for number in 0..self.warps.len() as u32 {
             let mut special = [[0u64; 32]; FIRST_REGISTER as usize];
-            for lane in 0..32 {
-                let thread = self.thread_index(number, lane);
-                (0..3).for_each(|axis| special[axis][lane] = u64::from(thread[axis]));
-                let bit = 1u64 << lane;
-                let masks =
-                    [bit, (bit << 1) - 1, bit - 1, u64::from(u32::MAX) & !(bit - 1), u64::from(u32::MAX) & !((bit << 1) - 1)];
-                (0..5).for_each(|place| special[15 + place][lane] = masks[place]);
-                special[12][lane] = lane as u64;
+            let all = u64::from(u32::MAX);
+            let bit = |lane: usize| 1u64 << lane;
+            for (axis, values) in special.iter_mut().enumerate().take(3) {
+                *values = std::array::from_fn(|lane| u64::from(self.thread_index(number, lane)[axis]));
             }
+            special[12] = std::array::from_fn(|lane| lane as u64);
+            special[15] = std::array::from_fn(bit);
+            special[16] = std::array::from_fn(|lane| (bit(lane) << 1) - 1);
+            special[17] = std::array::from_fn(|lane| bit(lane) - 1);
+            special[18] = std::array::from_fn(|lane| all & !(bit(lane) - 1));
+            special[19] = std::array::from_fn(|lane| all & !((bit(lane) << 1) - 1));
             for axis in 0..3 {
                 special[3 + axis] = [u64::from(self.block[axis]); 32];
                 special[6 + axis] = [u64::from(block[axis]); 32];
@@ -415,7 +417,7 @@ impl<'a> Grid<'a> {
         }
         match &instruction.operation {
             Operation::MatrixProduct(product) => {
-                multiply(&mut self.warps[warp], &self.constants, product);
+                multiply(&mut self.warps[warp], &self.constants, product, self.wide);
                 if !self.options.strict_warps {
                     self.shared.meet(warp, active, alive);
                 }

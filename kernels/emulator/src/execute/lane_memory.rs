@@ -14,30 +14,41 @@ use crate::ptx::operation::{
     BinaryHalf, BinaryInteger, Lanes, bfloat_to_single, half_to_single, single_to_bfloat, single_to_half,
 };
 
-/// Which block wrote which global bytes, two bytes at a time, in pages of 4096.
+/// Which block wrote which global bytes, two bytes at a time, in pages of 4096. Single bytes are not watched.
 #[derive(Debug, Default)]
 pub(super) struct BlockWrites {
-    pages: HashMap<u64, Box<[u32; 2048]>>,
+    pages: Vec<Box<[u32; 2048]>>,
+    places: HashMap<u64, usize>,
+    /// The page of the last write: neighbors are written together.
+    last: (u64, usize),
 }
 
 impl BlockWrites {
-    /// Remembers a write of `block`; another block that wrote there, if one did.
+    fn page(&mut self, number: u64) -> &mut [u32; 2048] {
+        if self.pages.is_empty() || self.last.0 != number {
+            let next = self.pages.len();
+            let place = *self.places.entry(number).or_insert(next);
+            if place == next {
+                self.pages.push(Box::new([0; 2048]));
+            }
+            self.last = (number, place);
+        }
+        &mut self.pages[self.last.1]
+    }
+
+    /// Remembers a write of `block`, within one page; another block that wrote there, if one did.
     fn write(&mut self, block: u32, address: u64, bytes: u64) -> Option<u32> {
         if bytes < 2 {
             return None;
         }
-        let mut at = address;
-        while at < address + bytes {
-            let page = self.pages.entry(at >> 12).or_insert_with(|| Box::new([0; 2048]));
-            let end = (address + bytes).min((at >> 12 << 12) + 4096);
-            for unit in (at & 4095) >> 1..=((end - 1) & 4095) >> 1 {
-                let last = &mut page[unit as usize];
-                if *last != 0 && *last != block + 1 {
-                    return Some(*last - 1);
-                }
-                *last = block + 1;
+        let page = self.page(address >> 12);
+        // Accesses are aligned to their size, so none leaves its page.
+        for unit in (address & 4095) >> 1..((address & 4095) + bytes).min(4096) >> 1 {
+            let last = &mut page[unit as usize];
+            if *last != 0 && *last != block + 1 {
+                return Some(*last - 1);
             }
-            at = end;
+            *last = block + 1;
         }
         None
     }
@@ -219,7 +230,8 @@ impl Grid<'_> {
         for (part, register) in to.list().iter().enumerate() {
             let values = &mut warp.registers[*register as usize];
             for lane in lanes(mask) {
-                // SAFETY: `locate` found `access.bytes` bytes at the place, of which this part is within the first ones.
+                // SAFETY: `locate` found `access.bytes` bytes to read at the place, and `part + 1` parts of `bytes` are no
+                // more; no reference to them is alive, and blocks run one after another on this thread.
                 let value = unsafe { read(places[lane].add(part * usize::from(bytes)), bytes) };
                 values[lane] = if signed_width == 0 { value } else { extended(value, bytes, signed_width) };
             }
@@ -235,7 +247,8 @@ impl Grid<'_> {
         for (part, register) in from.list().iter().enumerate() {
             let values = warp.read(&self.constants, *register);
             for lane in lanes(mask) {
-                // SAFETY: `locate` found `access.bytes` bytes to write at the place, of which this part is within.
+                // SAFETY: `locate` found `access.bytes` bytes to write at the place, and `part + 1` parts of `bytes` are no
+                // more; no reference to them is alive, and registers are elsewhere.
                 unsafe { write(places[lane].add(part * usize::from(bytes)), values[lane], bytes) };
             }
         }
@@ -251,7 +264,8 @@ impl Grid<'_> {
         let bytes = element.bytes() as u8;
         let mut before = [0; 32];
         for lane in lanes(access.mask) {
-            // SAFETY: `locate` found as many bytes as the element has at the place, to read and to write.
+            // SAFETY: `locate` found as many bytes as the element has at the place, to read and to write; no reference to
+            // them is alive, and lanes follow each other.
             unsafe {
                 before[lane] = read(places[lane], bytes);
                 write(places[lane], changed(*kind, *element, before[lane], first[lane], second[lane]), bytes);
@@ -283,7 +297,8 @@ impl Grid<'_> {
             if size > 0 {
                 let place = self.memory.access(sources[lane], size, AccessKind::Read);
                 let place = place.map_err(|reason| Trouble::of(lane, reason))?;
-                // SAFETY: the memory said that `size` bytes are at the place; `data` holds 16, and `size` is at most 16.
+                // SAFETY: the memory said that `size` bytes can be read at the place; `data` is this function's own 16
+                // bytes, of which `size` is no more.
                 unsafe { std::ptr::copy_nonoverlapping(place, data.as_mut_ptr(), size) };
                 self.counts.global_read += size as u64;
             }

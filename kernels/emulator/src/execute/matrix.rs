@@ -15,61 +15,103 @@ const COLUMNS: usize = 8;
 const DEEPEST: usize = 32;
 
 /// The element of A, as row and depth, that lane `lane` has as its `item`th, where a register holds `pack` of them.
+#[inline(always)]
 fn place_in_a(lane: usize, item: usize, pack: usize) -> (usize, usize) {
     let (register, inside) = (item / pack, item % pack);
     (lane / 4 + 8 * (register % 2), (lane % 4) * pack + inside + 4 * pack * (register / 2))
 }
 
 /// The element of B, as depth and column.
+#[inline(always)]
 fn place_in_b(lane: usize, item: usize, pack: usize) -> (usize, usize) {
     let (register, inside) = (item / pack, item % pack);
     ((lane % 4) * pack + inside + 4 * pack * register, lane / 4)
 }
 
 /// The result, as row and column, that a lane has as its `item`th of four.
+#[inline(always)]
 fn place_in_sum(lane: usize, item: usize) -> (usize, usize) {
     (lane / 4 + 8 * (item / 2), (lane % 4) * 2 + item % 2)
 }
 
-fn element(element: MatrixElement, word: u64, inside: usize, of_a: bool) -> f32 {
-    match element {
-        MatrixElement::Half => half_to_single((word >> (16 * inside)) as u16),
-        MatrixElement::Bfloat => bfloat_to_single((word >> (16 * inside)) as u16),
-        MatrixElement::Byte { a_signed, b_signed } => {
-            let byte = (word >> (8 * inside)) as u8;
-            // Bytes and their products are exact in f32; sums are not, and are made of integers.
-            if if of_a { a_signed } else { b_signed } { f32::from(byte as i8) } else { f32::from(byte) }
-        }
-    }
-}
+type FragmentA = [[f32; DEEPEST]; ROWS];
+type FragmentB = [[f32; COLUMNS]; DEEPEST];
 
-/// Multiplies, with the fragments of the registers.
-pub(super) fn multiply(warp: &mut Warp, constants: &[Lanes], product: &MatrixProduct) {
-    let pack = if matches!(product.element, MatrixElement::Byte { .. }) { 4 } else { 2 };
-    let mut a = [[0f32; DEEPEST]; ROWS];
-    let mut b = [[0f32; COLUMNS]; DEEPEST];
+/// Reads both inputs, with registers of `PACK` elements.
+#[inline(always)]
+fn read_inputs<const PACK: usize>(
+    warp: &Warp,
+    constants: &[Lanes],
+    product: &MatrixProduct,
+    of_a: impl Fn(u64, usize) -> f32,
+    of_b: impl Fn(u64, usize) -> f32,
+) -> (FragmentA, FragmentB) {
+    let (mut a, mut b) = ([[0f32; DEEPEST]; ROWS], [[0f32; COLUMNS]; DEEPEST]);
     for (index, register) in product.a.iter().enumerate() {
-        let words = warp.read(constants, *register);
-        for (lane, word) in words.iter().enumerate() {
-            for inside in 0..pack {
-                let (row, depth) = place_in_a(lane, index * pack + inside, pack);
-                a[row][depth] = element(product.element, *word, inside, true);
+        for (lane, word) in warp.read(constants, *register).iter().enumerate() {
+            for inside in 0..PACK {
+                let (row, depth) = place_in_a(lane, index * PACK + inside, PACK);
+                a[row % ROWS][depth % DEEPEST] = of_a(*word, inside);
             }
         }
     }
     for (index, register) in product.b.iter().enumerate() {
-        let words = warp.read(constants, *register);
-        for (lane, word) in words.iter().enumerate() {
-            for inside in 0..pack {
-                let (depth, column) = place_in_b(lane, index * pack + inside, pack);
-                b[depth][column] = element(product.element, *word, inside, false);
+        for (lane, word) in warp.read(constants, *register).iter().enumerate() {
+            for inside in 0..PACK {
+                let (depth, column) = place_in_b(lane, index * PACK + inside, PACK);
+                b[depth % DEEPEST][column % COLUMNS] = of_b(*word, inside);
             }
         }
     }
-    if pack == 4 {
-        multiply_bytes(warp, constants, product, &a, &b);
-        return;
+    (a, b)
+}
+
+#[inline(always)]
+fn half(word: u64, inside: usize) -> f32 {
+    half_to_single((word >> (16 * inside)) as u16)
+}
+
+#[inline(always)]
+fn bfloat(word: u64, inside: usize) -> f32 {
+    bfloat_to_single((word >> (16 * inside)) as u16)
+}
+
+/// Bytes and their products are exact in f32; their sums are made of integers.
+fn byte(word: u64, inside: usize, signed: bool) -> f32 {
+    let byte = (word >> (8 * inside)) as u8;
+    if signed { f32::from(byte as i8) } else { f32::from(byte) }
+}
+
+/// Multiplies, with the fragments of the registers. `wide` comes from `has_wide`.
+pub(super) fn multiply(warp: &mut Warp, constants: &[Lanes], product: &MatrixProduct, wide: bool) {
+    #[cfg(target_arch = "x86_64")]
+    if wide {
+        // SAFETY: `has_wide` found every feature that this version is built for.
+        return unsafe { multiply_wide(warp, constants, product) };
     }
+    let _ = wide;
+    multiply_any(warp, constants, product);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,bmi2")]
+fn multiply_wide(warp: &mut Warp, constants: &[Lanes], product: &MatrixProduct) {
+    multiply_any(warp, constants, product);
+}
+
+#[inline(always)]
+fn multiply_any(warp: &mut Warp, constants: &[Lanes], product: &MatrixProduct) {
+    let (a, b) = match product.element {
+        MatrixElement::Half => read_inputs::<2>(warp, constants, product, half, half),
+        MatrixElement::Bfloat => read_inputs::<2>(warp, constants, product, bfloat, bfloat),
+        MatrixElement::Byte { a_signed, b_signed } => {
+            let of_a = |word, inside| byte(word, inside, a_signed);
+            let of_b = |word, inside| byte(word, inside, b_signed);
+            let (a, b) = read_inputs::<4>(warp, constants, product, of_a, of_b);
+            multiply_bytes(warp, constants, product, &a, &b);
+            return;
+        }
+    };
     let mut sums = read_sums(warp, constants, product);
     for (sums, a) in sums.iter_mut().zip(&a) {
         for (a, b) in a[..product.depth].iter().zip(&b) {
@@ -80,13 +122,7 @@ pub(super) fn multiply(warp: &mut Warp, constants: &[Lanes], product: &MatrixPro
     write_sums(warp, product, &sums);
 }
 
-fn multiply_bytes(
-    warp: &mut Warp,
-    constants: &[Lanes],
-    product: &MatrixProduct,
-    a: &[[f32; DEEPEST]; ROWS],
-    b: &[[f32; COLUMNS]; DEEPEST],
-) {
+fn multiply_bytes(warp: &mut Warp, constants: &[Lanes], product: &MatrixProduct, a: &FragmentA, b: &FragmentB) {
     for item in 0..4 {
         let mut out = *warp.read(constants, product.c[item]);
         for (lane, out) in out.iter_mut().enumerate() {
@@ -99,6 +135,7 @@ fn multiply_bytes(
     }
 }
 
+#[inline(always)]
 fn read_sums(warp: &Warp, constants: &[Lanes], product: &MatrixProduct) -> [[f32; COLUMNS]; ROWS] {
     let mut sums = [[0f32; COLUMNS]; ROWS];
     for item in 0..4 {
@@ -112,6 +149,7 @@ fn read_sums(warp: &Warp, constants: &[Lanes], product: &MatrixProduct) -> [[f32
     sums
 }
 
+#[inline(always)]
 fn write_sums(warp: &mut Warp, product: &MatrixProduct, sums: &[[f32; COLUMNS]; ROWS]) {
     let at = |lane: usize, item: usize| {
         let (row, column) = place_in_sum(lane, item);
@@ -161,7 +199,8 @@ impl Grid<'_> {
                 let place = places[8 * matrix + row].cast::<u16>();
                 for column in 0..8 {
                     let (lane, half) = holder(row, column, transposed);
-                    // SAFETY: `locate` found 16 bytes of shared memory for each row, which are its 8 elements.
+                    // SAFETY: `locate` found 16 bytes of shared memory for each row, which are its 8 elements; no
+                    // reference to them is alive, and rows that overlap are read or written one after another.
                     unsafe {
                         if kind == AccessKind::Read {
                             words[lane] |= u64::from(place.add(column).read_unaligned()) << (16 * half);

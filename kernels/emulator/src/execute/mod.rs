@@ -1,6 +1,8 @@
 //! The interpreter: runs the blocks of a launch, a warp at a time.
 //!
-//! Owns: [`Launch`], [`GlobalMemory`], [`Fault`] and the execution of instructions. May import: `ptx`. Must never import: the
+//! Owns: [`Launch`], [`GlobalMemory`], [`Options`], [`Fault`] and the execution of instructions: `block` (blocks and the turns
+//! of their warps), `warp` (registers, and which lanes are where), `arithmetic`, `lane_memory`, `shared` (with the watch for
+//! races), `collective` and `matrix`. May import: `ptx`. Must never import: the
 //! driver.
 
 mod arithmetic;

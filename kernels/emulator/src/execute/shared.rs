@@ -151,6 +151,7 @@ impl Shared {
     }
 
     /// Whether `who` knows of an access that another thread stamped.
+    #[inline(always)]
     fn knows(&self, who: Who, stamp: u32, warp: usize, lane: usize) -> bool {
         if stamp < self.base {
             return true;
@@ -231,7 +232,9 @@ impl Shared {
     fn check_readers(&self, who: Who, granule: usize, what: Use) -> Result<(), String> {
         for warp in 0..self.warps {
             let reads = self.reads[granule * self.warps + warp];
-            if reads.stamp < self.base {
+            // What a warp read before it was last together, every lane of it knows.
+            let own = warp == who.warp && reads.stamp < self.together[warp];
+            if reads.stamp < self.base || own || (warp != who.warp && self.knows(who, reads.stamp, warp, 0)) {
                 continue;
             }
             let others = if warp == who.warp { reads.lanes & !(1 << who.lane) } else { reads.lanes };

@@ -86,6 +86,7 @@ impl Warp {
         self.alive = alive;
         self.groups.clear();
         self.groups.push(Group { at: 0, lanes: alive, wait: Wait::Ready });
+        self.local.fill(0xFF);
         self.copies.clear();
         self.batches = [0; 32];
     }

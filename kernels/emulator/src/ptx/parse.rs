@@ -354,7 +354,9 @@ impl<'a> Reader<'a> {
         let mut operands = Vec::new();
         while !self.take(';') {
             operands.push(self.operand()?);
-            self.take(',');
+            if !self.take(',') && self.peek() != Some(Kind::Sign(';')) {
+                return Err(self.error(format!("{:?} where ',' or ';' was expected", self.peek())));
+            }
         }
         Ok(Raw { guard, opcode, operands, line })
     }

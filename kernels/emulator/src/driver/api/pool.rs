@@ -47,8 +47,12 @@ pub(crate) extern "C" fn cuMemFreeAsync(address: u64, stream: u64) -> Status {
         }
         let owner = call.owner(address, 0)? as usize;
         call.state.devices[owner].ledger.start_free(address)?;
-        call.state.counters.frees += 1;
-        call.enqueue(stream, "free", Action::Free { address, pinned: false })
+        let result = call.enqueue(stream, "free", Action::Free { address, pinned: false });
+        match result {
+            Ok(()) => call.state.counters.frees += 1,
+            Err(_) => call.state.devices[owner].ledger.cancel_free(address),
+        }
+        result
     })
 }
 

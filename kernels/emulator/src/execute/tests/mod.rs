@@ -3,6 +3,8 @@
 //! Owns: memory for tests and launches from texts. May import: `execute` and `ptx`. Must never import: the driver.
 
 mod checks;
+mod instructions;
+mod mutants;
 mod programs;
 mod tensor;
 

@@ -157,11 +157,16 @@ fn global(variable: &Declared, places: &HashMap<&str, usize>) -> Result<Global, 
 
 /// Every kernel of a text.
 pub(super) fn kernels(unit: &Unit, globals: &[Global]) -> Result<Vec<Kernel>, PtxError> {
-    unit.functions
-        .iter()
-        .filter(|function| function.entry)
-        .filter_map(|function| function.body.as_deref().map(|body| Lowering::new(unit, globals).kernel(function, body)))
-        .collect()
+    let mut kernels = Vec::new();
+    for function in unit.functions.iter().filter(|function| function.entry) {
+        let Some(body) = function.body.as_deref() else { continue };
+        let kernel = Lowering::new(unit, globals).kernel(function, body);
+        kernels.push(kernel.map_err(|error| {
+            let reason = format!("{}, in kernel '{}'", error.reason, function.name);
+            PtxError::new(error.line, reason)
+        })?);
+    }
+    Ok(kernels)
 }
 
 impl<'u> Lowering<'u> {

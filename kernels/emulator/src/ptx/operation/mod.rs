@@ -11,8 +11,6 @@ mod convert;
 mod float;
 mod half;
 mod integer;
-#[cfg(test)]
-mod tests;
 
 pub(crate) use compare::{Class, Relation, outcomes};
 pub(crate) use convert::{Conversion, Rounding};

@@ -1,1 +1,0 @@
-//! Checks of operations against plain computations.
