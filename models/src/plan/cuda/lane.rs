@@ -126,7 +126,19 @@ pub struct CudaExecutor {
     warning: Option<String>,
     has_warned: bool,
     stream: Stream,
+    _freed: Freed,
     model: Arc<CudaModel>,
+}
+
+/// Waits until what has been dropped before it is free.
+#[derive(Debug)]
+struct Freed(Stream);
+
+impl Drop for Freed {
+    fn drop(&mut self) {
+        // Memory is freed in the order of the stream. A device that fails says so to whoever calls it next.
+        let _ = self.0.synchronize();
+    }
 }
 
 impl CudaExecutor {
@@ -182,6 +194,7 @@ impl CudaExecutor {
             clock: 0,
             warning: None,
             has_warned: false,
+            _freed: Freed(stream.clone()),
             stream,
             model,
         })
