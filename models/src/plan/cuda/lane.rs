@@ -164,8 +164,10 @@ impl CudaExecutor {
             other => other,
         };
         let allocated = || -> Result<_, ModelError> {
-            let arena = gpu.allocate(&stream, memory.arena(), &Tag::new(model.owner(), MemoryKind::Arena))?;
-            let multiplier = Multiplier::for_owner(&stream, options.workspace_bytes, model.owner(), options.tuning)?;
+            let tag = Tag::new(model.owner(), MemoryKind::Arena);
+            let arena = gpu.with_room(|| Buffer::tagged(&stream, memory.arena(), &tag))?;
+            let multiplier = || Multiplier::for_owner(&stream, options.workspace_bytes, model.owner(), options.tuning);
+            let multiplier = gpu.with_room(multiplier)?;
             Ok((arena, multiplier))
         };
         // Whatever there was of it is free again when the numbers are taken.
