@@ -15,7 +15,7 @@ from harness.metrics import scrape, value_of
 from harness.models import write, write_identity
 from harness.server import ROOT, Server, wait_until
 from harness.state import send, total
-from harness.wire import INVALID, UNAVAILABLE, grpc, outputs_of, refused, request
+from harness.wire import INVALID, NOT_FOUND, UNAVAILABLE, grpc, outputs_of, refused, request
 
 EMULATOR = os.environ.get("ALCEDO_EMULATOR_DIR")
 PROGRAM = os.environ.get("ALCEDO_CUDA_BIN")
@@ -159,7 +159,7 @@ def test_unload_and_load_under_load(tiny):
                 if error is None:
                     assert difference(embedding(call.result()), want[index % len(IDS)]) <= 1e-5
                 else:
-                    assert error.code() == UNAVAILABLE, error
+                    assert error.code() in (NOT_FOUND, UNAVAILABLE), error
             assert difference(answers(stub, "tiny", len(IDS)), want) <= 1e-5
         client.unload_model("tiny")
         wait_until(lambda: total(scrape(server), "alcedo_gpu_memory_bytes", "tiny") == 0, "the memory is given back")
@@ -168,7 +168,9 @@ def test_unload_and_load_under_load(tiny):
 @faults
 def test_a_load_without_room_says_how_much_is_missing(tiny):
     with start(tiny, load=(), env={"ALCEDO_EMULATOR_MEMORY": "20000000"}) as server:
-        pattern = r"model 'tiny' needs .* \(weights .*workspace .*activations .*free; the largest batch"
+        # The workspace alone is more than there is. Where activations are what is too much, the largest batch that would fit
+        # is told: see the planner's own tests.
+        pattern = r"model 'tiny' needs 32\.2 MiB \(weights .*, workspace 32\.0 MiB, activations .* for 320 tokens\); 19\.\d MiB are free; not even"
         with refused(INVALID, pattern):
             server.client().load_model("tiny")
         assert server.client().is_server_live() and total(scrape(server), "alcedo_gpu_memory_bytes", "tiny") == 0
@@ -204,9 +206,9 @@ def splits(server):
 def test_batches_without_memory_are_cut_and_run(repository, tmp_path):
     # Idle models make room for others, so that a batch may need memory: for the weights of its model, to bring them back.
     for name in ("one", "other"):
-        directory = write_encoder(repository, name, TINY, "f32", max_batch_tokens=1024)
+        directory = write_encoder(repository, name, TINY, "f32", batcher="compat")
         text = (directory / "config.pbtxt").read_text()
-        # Eight requests are a batch, and fewer are none while the test goes on.
+        # Eight requests are a batch, and fewer are none for as long as the test goes on.
         text = text.replace("max_batch_size: 16", "max_batch_size: 8")
         text = text.replace("dynamic_batching { }", "dynamic_batching { max_queue_delay_microseconds: 600000000 }")
         (directory / "config.pbtxt").write_text(text)
@@ -215,6 +217,7 @@ def test_batches_without_memory_are_cut_and_run(repository, tmp_path):
     def put_away():
         """Let loading the other model take the room of the first one's weights."""
         client.unload_model("other")
+        wait_until(lambda: total(scrape(server), "alcedo_gpu_memory_bytes", "other") == 0, "the memory is given back")
         faults.cause_allocations(2)
         client.load_model("other")
         wait_until(lambda: not weights(server, "one") and weights(server, "other"), "the other model has the room")
