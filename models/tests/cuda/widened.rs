@@ -19,7 +19,16 @@ pub(crate) struct Sizes {
 }
 
 /// Fields of configurations that hold sizes of vectors.
-const HIDDEN: [&str; 6] = ["hidden_size", "dim", "n_embd", "projection_size", "word_embedding_dimension", "in_features"];
+const HIDDEN: [&str; 8] = [
+    "hidden_size",
+    "pooler_hidden_size",
+    "dim",
+    "n_embd",
+    "projection_size",
+    "embedding_dimension",
+    "word_embedding_dimension",
+    "in_features",
+];
 const INNER: [&str; 3] = ["intermediate_size", "hidden_dim", "n_inner"];
 const HEADS: [&str; 3] = ["num_attention_heads", "n_heads", "n_head"];
 

@@ -2,7 +2,7 @@
 //!
 //! Owns: which launches a plan becomes (`lower`, `program`), where values and weights lie (`place`, `shelf`), what a batch is
 //! filled up to (`bucket`) how that lies in memory (`layout`) and is written (`pack`), how much memory all of it takes ([`memory`]); and with the feature
-//! `cuda` the weights on a device ([`CudaModel`]), the lanes that run batches ([`CudaExecutor`]) and who is moved out of
+//! `cuda` the weights on a device (`CudaModel`), the lanes that run batches (`CudaExecutor`) and who is moved out of
 //! memory when it is short (`residency`). May import: kernels, this crate's plans, weights and errors. Must never import:
 //! cards, architectures, tokenizers.
 //!
