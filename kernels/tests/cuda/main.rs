@@ -3,6 +3,7 @@
 mod alone;
 mod attention;
 mod device;
+mod discipline;
 mod emulated;
 mod ipc;
 mod matmul;

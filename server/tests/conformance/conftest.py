@@ -11,7 +11,7 @@ from harness.models import (
 from harness.server import Server
 
 # Needs a build with CUDA, and a driver: NVIDIA's or the emulated one.
-collect_ignore = [] if os.environ.get("ALCEDO_CUDA_BIN") else ["test_cuda_shared_memory.py"]
+collect_ignore = [] if os.environ.get("ALCEDO_CUDA_BIN") else ["test_cuda.py", "test_cuda_shared_memory.py"]
 
 
 def pytest_terminal_summary(terminalreporter):

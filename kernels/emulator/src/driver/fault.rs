@@ -1,9 +1,14 @@
 //! Failures that tests ask for.
 
+use std::fs;
+use std::path::PathBuf;
+
 /// What is to fail, each once.
 #[derive(Debug, Default)]
 pub(crate) struct Injection {
     planned: Vec<Planned>,
+    /// Where another process may ask for failures.
+    file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,8 +24,9 @@ enum Planned {
 }
 
 impl Injection {
-    /// Adds failures: `alloc:17`, `launch:203`, `launch:kernel_name`, `module`, or several with commas; numbers count from now,
-    /// the first is 1. `none` forgets all.
+    /// Adds failures: `alloc:17`, `launch:203`, `launch:kernel_name`, `module`, or several with commas; numbers count from
+    /// now, the first is 1. `none` forgets all. `file:PATH` names a file that is looked for at every allocation, launch and loading
+    /// of a module, and whose text is taken in and the file removed when it is there.
     ///
     /// # Errors
     /// What cannot be read, as a sentence.
@@ -32,13 +38,26 @@ impl Injection {
                     continue;
                 }
                 None if part == "module" => Planned::Module,
+                Some(("file", path)) => {
+                    self.file = Some(PathBuf::from(path));
+                    continue;
+                }
                 Some(("alloc", number)) => Planned::Allocation(number.parse().map_err(|_| format!("'{part}' has no number"))?),
                 Some(("launch", what)) => what.parse().map_or_else(|_| Planned::Kernel(what.to_owned()), Planned::Launch),
-                _ => return Err(format!("'{part}' is not alloc:N, launch:N, launch:KERNEL, module or none")),
+                _ => return Err(format!("'{part}' is not alloc:N, launch:N, launch:KERNEL, module, file:PATH or none")),
             };
             self.planned.push(planned);
         }
         Ok(())
+    }
+
+    /// Takes in what another process has asked for.
+    fn look(&mut self) {
+        let Some(path) = self.file.clone() else { return };
+        let Ok(text) = fs::read_to_string(&path) else { return };
+        // A file that stays would be taken in again and again.
+        fs::remove_file(&path).unwrap_or_else(|error| panic!("ALCEDO_EMULATOR_FAIL: {}: {error}", path.display()));
+        self.add(text.trim()).unwrap_or_else(|reason| panic!("ALCEDO_EMULATOR_FAIL: {}: {reason}", path.display()));
     }
 
     fn count(&mut self, counted: impl Fn(&mut Planned) -> Option<&mut u64>) -> bool {
@@ -54,6 +73,7 @@ impl Injection {
 
     /// Whether this allocation fails.
     pub(crate) fn allocation(&mut self) -> bool {
+        self.look();
         self.count(|planned| match planned {
             Planned::Allocation(left) => Some(left),
             _ => None,
@@ -62,6 +82,7 @@ impl Injection {
 
     /// Whether this launch fails.
     pub(crate) fn launch(&mut self, kernel: &str) -> bool {
+        self.look();
         let by_number = self.count(|planned| match planned {
             Planned::Launch(left) => Some(left),
             _ => None,
@@ -71,6 +92,7 @@ impl Injection {
 
     /// Whether loading this module fails.
     pub(crate) fn module(&mut self) -> bool {
+        self.look();
         self.once(&Planned::Module)
     }
 

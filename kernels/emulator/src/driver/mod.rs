@@ -6,7 +6,8 @@
 //! What the machine is comes from the environment: `ALCEDO_EMULATOR_CAPABILITY` (8.0), `ALCEDO_EMULATOR_DRIVER` (13000),
 //! `ALCEDO_EMULATOR_DEVICES` (1), `ALCEDO_EMULATOR_MEMORY` (bytes of each device, 8 GiB), `ALCEDO_EMULATOR_SEED` (the order in
 //! which streams advance), `ALCEDO_EMULATOR_FAIL` (failures, as `emulator_fail` takes them), `ALCEDO_EMULATOR_PROTECT=0` (leaves
-//! pinned memory in flight to the host) and `ALCEDO_EMULATOR_STRICT=0` (errors of order are told, and do not fail the device).
+//! pinned memory in flight to the host), `ALCEDO_EMULATOR_STRICT=0` (errors of order are told, and do not fail the device) and
+//! `ALCEDO_EMULATOR_KERNELS` (a folder of PTX, run in place of modules for the same target with the same kernels).
 //!
 //! Memory: every allocation has addresses of its own for ever, ends at a gap, and starts as NaN. Allocations take multiples of
 //! 512 bytes, pools multiples of 2 MiB from the device, kept or given back by their thresholds.

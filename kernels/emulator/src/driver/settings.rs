@@ -1,5 +1,7 @@
 //! What the emulated machine is, from the environment.
 
+use std::path::PathBuf;
+
 /// The emulated machine.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -19,6 +21,8 @@ pub(crate) struct Settings {
     pub strict: bool,
     /// What fails, as `emulator_fail` takes it.
     pub fail: Option<String>,
+    /// A folder of PTX that is run in place of modules for the same target with the same kernels.
+    pub kernels: Option<PathBuf>,
 }
 
 impl Settings {
@@ -46,6 +50,7 @@ impl Settings {
             protect_pinned: number("PROTECT", 1) != 0,
             strict: number("STRICT", 1) != 0,
             fail: text("FAIL"),
+            kernels: text("KERNELS").map(PathBuf::from),
         }
     }
 }
