@@ -61,6 +61,112 @@ normalize_pack(float (&values)[PACK], float mean, float scale, const NormParamet
     }
 }
 
+/// The sum of a pack, and that of its squared differences from a mean.
+template <int PACK> __device__ __forceinline__ float pack_sum(const float (&values)[PACK]) {
+    float sum = 0;
+#pragma unroll
+    for (int index = 0; index < PACK; ++index) {
+        sum += values[index];
+    }
+    return sum;
+}
+template <int PACK> __device__ __forceinline__ float pack_squares(const float (&values)[PACK], float mean) {
+    float squares = 0;
+#pragma unroll
+    for (int index = 0; index < PACK; ++index) {
+        const float difference = values[index] - mean;
+        squares += difference * difference;
+    }
+    return squares;
+}
+
+/// What a thread does in a row of `n` numbers: it takes packs from column `first` on, `step` columns apart.
+struct Part {
+    u32 n;
+    u32 first;
+    u32 step;
+};
+
+/// `take_row` for rows that the team's registers hold.
+template <int PACK, int THREADS, typename Source, typename Keep, typename Sink>
+__device__ __forceinline__ void
+take_kept_row(Part part, const NormParameters& norm, float* places, Source source, Keep keep, Sink sink) {
+    constexpr int SLOTS = KEPT<PACK, THREADS> / PACK;
+    float values[SLOTS][PACK] = {};
+#pragma unroll
+    for (int slot = 0; slot < SLOTS; ++slot) {
+        const u32 column = part.first + slot * part.step;
+        if (column < part.n) {
+            source(values[slot], column);
+        }
+    }
+    float sum = 0;
+#pragma unroll
+    for (int slot = 0; slot < SLOTS; ++slot) {
+        const u32 column = part.first + slot * part.step;
+        if (column < part.n) {
+            keep(values[slot], column);
+        }
+        // Slots behind the row are zeros.
+        sum += pack_sum(values[slot]);
+    }
+    float mean = 0, scale = 1;
+    if (norm.weight != nullptr) {
+        const float count = static_cast<float>(part.n);
+        mean = team_sum<THREADS>(sum, places) / count;
+        float squares = 0;
+#pragma unroll
+        for (int slot = 0; slot < SLOTS; ++slot) {
+            if (part.first + slot * part.step < part.n) {
+                squares += pack_squares(values[slot], mean);
+            }
+        }
+        scale = 1.0f / sqrtf(team_sum<THREADS>(squares, places + THREADS / WARP) / count + norm.eps);
+    }
+#pragma unroll
+    for (int slot = 0; slot < SLOTS; ++slot) {
+        const u32 column = part.first + slot * part.step;
+        if (column < part.n) {
+            if (norm.weight != nullptr) {
+                normalize_pack(values[slot], mean, scale, norm, column);
+            }
+            sink(values[slot], column);
+        }
+    }
+}
+
+/// `take_row` for any row, which is read three times.
+template <int PACK, int THREADS, typename Source, typename Keep, typename Sink>
+__device__ __forceinline__ void
+take_long_row(Part part, const NormParameters& norm, float* places, Source source, Keep keep, Sink sink) {
+    float mean = 0, scale = 1;
+    if (norm.weight != nullptr) {
+        const float count = static_cast<float>(part.n);
+        float sum = 0, squares = 0;
+        for (u32 column = part.first; column < part.n; column += part.step) {
+            float values[PACK];
+            source(values, column);
+            sum += pack_sum(values);
+        }
+        mean = team_sum<THREADS>(sum, places) / count;
+        for (u32 column = part.first; column < part.n; column += part.step) {
+            float values[PACK];
+            source(values, column);
+            squares += pack_squares(values, mean);
+        }
+        scale = 1.0f / sqrtf(team_sum<THREADS>(squares, places + THREADS / WARP) / count + norm.eps);
+    }
+    for (u32 column = part.first; column < part.n; column += part.step) {
+        float values[PACK];
+        source(values, column);
+        keep(values, column);
+        if (norm.weight != nullptr) {
+            normalize_pack(values, mean, scale, norm, column);
+        }
+        sink(values, column);
+    }
+}
+
 /// Takes a row of `n` numbers, a multiple of PACK, through a normalization, if there is one. `source(pack, column)` loads,
 /// `keep(pack, column)` gets what was loaded and `sink(pack, column)` what came out; a pack's `keep` and `sink` follow its last
 /// `source`, in the same thread. `places` is shared memory for the sums of a block: twice its warps. Without
@@ -68,89 +174,12 @@ normalize_pack(float (&values)[PACK], float mean, float scale, const NormParamet
 template <int PACK, int THREADS, bool IN_REGISTERS = true, typename Source, typename Keep, typename Sink>
 __device__ __forceinline__ void
 take_row(u32 thread, u32 n, const NormParameters& norm, float* places, Source source, Keep keep, Sink sink) {
-    constexpr int SLOTS = KEPT<PACK, THREADS> / PACK;
-    constexpr int WARPS = THREADS / static_cast<int>(WARP);
-    const u32 step = THREADS * PACK;
-    const u32 first = thread * PACK;
-    const float count = static_cast<float>(n);
-    if (IN_REGISTERS && (THREADS == WARP || n <= SLOTS * step)) {
-        float values[SLOTS][PACK] = {};
-        float sum = 0;
-#pragma unroll
-        for (int slot = 0; slot < SLOTS; ++slot) {
-            if (first + slot * step < n) {
-                source(values[slot], first + slot * step);
-            }
-        }
-#pragma unroll
-        for (int slot = 0; slot < SLOTS; ++slot) {
-            if (first + slot * step < n) {
-                keep(values[slot], first + slot * step);
-            }
-#pragma unroll
-            for (int index = 0; index < PACK; ++index) {
-                sum += values[slot][index];
-            }
-        }
-        float mean = 0, scale = 1;
-        if (norm.weight != nullptr) {
-            mean = team_sum<THREADS>(sum, places) / count;
-            float squares = 0;
-#pragma unroll
-            for (int slot = 0; slot < SLOTS; ++slot) {
-                if (first + slot * step < n) {
-#pragma unroll
-                    for (int index = 0; index < PACK; ++index) {
-                        const float difference = values[slot][index] - mean;
-                        squares += difference * difference;
-                    }
-                }
-            }
-            scale = 1.0f / sqrtf(team_sum<THREADS>(squares, places + WARPS) / count + norm.eps);
-        }
-#pragma unroll
-        for (int slot = 0; slot < SLOTS; ++slot) {
-            const u32 column = first + slot * step;
-            if (column < n) {
-                if (norm.weight != nullptr) {
-                    normalize_pack<PACK>(values[slot], mean, scale, norm, column);
-                }
-                sink(values[slot], column);
-            }
-        }
-        return;
-    }
-    float mean = 0, scale = 1;
-    if (norm.weight != nullptr) {
-        float sum = 0;
-        for (u32 column = first; column < n; column += step) {
-            float values[PACK];
-            source(values, column);
-#pragma unroll
-            for (int index = 0; index < PACK; ++index) {
-                sum += values[index];
-            }
-        }
-        mean = team_sum<THREADS>(sum, places) / count;
-        float squares = 0;
-        for (u32 column = first; column < n; column += step) {
-            float values[PACK];
-            source(values, column);
-#pragma unroll
-            for (int index = 0; index < PACK; ++index) {
-                const float difference = values[index] - mean;
-                squares += difference * difference;
-            }
-        }
-        scale = 1.0f / sqrtf(team_sum<THREADS>(squares, places + WARPS) / count + norm.eps);
-    }
-    for (u32 column = first; column < n; column += step) {
-        float values[PACK];
-        source(values, column);
-        keep(values, column);
-        if (norm.weight != nullptr) {
-            normalize_pack<PACK>(values, mean, scale, norm, column);
-        }
-        sink(values, column);
+    const Part part = {n, thread * PACK, THREADS * PACK};
+    if constexpr (IN_REGISTERS && THREADS == WARP) {
+        take_kept_row<PACK, THREADS>(part, norm, places, source, keep, sink);
+    } else if (IN_REGISTERS && n <= KEPT<PACK, THREADS> * THREADS) {
+        take_kept_row<PACK, THREADS>(part, norm, places, source, keep, sink);
+    } else {
+        take_long_row<PACK, THREADS>(part, norm, places, source, keep, sink);
     }
 }

@@ -25,7 +25,8 @@ template <> __device__ __forceinline__ void load_row<1, Any>(float (&into)[1], c
 }
 
 template <typename T, int PACK, int THREADS>
-__device__ __forceinline__ void embed(Lookup a, Lookup b, Lookup c, NormParameters norm, void* output, u32 type, u32 rows, u32 n) {
+__device__ __forceinline__ void
+embed(Lookup a, Lookup b, Lookup c, NormParameters norm, void* output, u32 type, u32 rows, u32 n) {
     __shared__ float places[2 * THREADS / WARP];
     constexpr u32 TOGETHER = THREADS == WARP ? ROWS_BLOCK / WARP : 1;
     const u32 thread = threadIdx.x % THREADS;

@@ -10,8 +10,10 @@
 //! negative and a constant row gives the bias. A row's bits do not depend on other rows or the number of threads.
 //!
 //! Tolerance: |fast - twin| <= 4e-6 * max(1, largest |weight|) * (1 + |mean| / deviation) * sqrt(n), where the quotient is
-//! how much of the values' precision the subtraction of the mean uses up. On a GPU (`cuda`) inputs are f32, f16 or bf16, sums are
-//! taken in f32, and to this comes the rounding of the result to its type: 2^-11 of it for f16, 2^-8 for bf16.
+//! how much of the values' precision the subtraction of the mean uses up.
+//!
+//! On a GPU inputs are f32, f16 or bf16, and sums are taken in f32, of few numbers each: the tolerance is 2e-6 times the same
+//! factors but the root, and the rounding of the result to its type: 2^-11 of it for f16, 2^-8 for bf16.
 //!
 //! Source: Ba, Kiros and Hinton 2016, equations 3 and 4.
 

@@ -12,7 +12,9 @@ norm(const T* input, const T* residual, NormParameters parameters, T* sum, void*
     __shared__ float places[2 * THREADS / WARP];
     constexpr u32 TOGETHER = THREADS == WARP ? ROWS_BLOCK / WARP : 1;
     const u32 thread = threadIdx.x % THREADS;
-    for (u64 row = static_cast<u64>(blockIdx.x) * TOGETHER + threadIdx.x / THREADS; row < rows; row += static_cast<u64>(gridDim.x) * TOGETHER) {
+    const u64 first = static_cast<u64>(blockIdx.x) * TOGETHER + threadIdx.x / THREADS;
+    const u64 step = static_cast<u64>(gridDim.x) * TOGETHER;
+    for (u64 row = first; row < rows; row += step) {
         const u64 start = row * n;
         take_row<PACK, THREADS>(
             thread, n, parameters, places,
@@ -42,9 +44,9 @@ norm(const T* input, const T* residual, NormParameters parameters, T* sum, void*
              u32 output_type, u32 rows, u32 n) {                                                                         \
         norm<T, PACK, THREADS>(input, residual, {weight, bias, eps}, sum, output, output_type, rows, n);                 \
     }
-#define NORMS(TYPE, T, WIDE)                                    \
-    NORM(norm_warp_##TYPE##_wide, T, WIDE, WARP, ROWS_BLOCK)    \
-    NORM(norm_warp_##TYPE##_narrow, T, 1, WARP, ROWS_BLOCK)     \
+#define NORMS(TYPE, T, WIDE)                                      \
+    NORM(norm_warp_##TYPE##_wide, T, WIDE, WARP, ROWS_BLOCK)      \
+    NORM(norm_warp_##TYPE##_narrow, T, 1, WARP, ROWS_BLOCK)       \
     NORM(norm_block_##TYPE##_wide, T, WIDE, ROW_BLOCK, ROW_BLOCK) \
     NORM(norm_block_##TYPE##_narrow, T, 1, ROW_BLOCK, ROW_BLOCK)
 

@@ -6,7 +6,9 @@ constexpr int BLOCK = 256;
 
 /// A pack is a part of a line of a patch.
 template <int PACK>
-__device__ __forceinline__ void patches(const float* pixels, u32 channels, u32 height, u32 width, u32 patch_height, u32 patch_width, void* output, u32 type, u64 packs) {
+__device__ __forceinline__ void
+patches(const float* pixels, u32 channels, u32 height, u32 width, u32 patch_height, u32 patch_width, void* output, u32 type,
+        u64 packs) {
     const u32 across = width / patch_width, down = height / patch_height;
     const u32 packs_of_line = patch_width / PACK;
     for (u64 pack = first_pack(); pack < packs; pack += pack_step()) {
@@ -41,7 +43,9 @@ PATCHES(patches_narrow, 1)
 
 /// An item has `count` numbers, the first `before` of which come from `first` and the others from its patches.
 template <int PACK>
-__device__ __forceinline__ void assemble(const void* patches, u32 patches_type, const float* first, u32 before, const float* positions, u32 count, void* output, u32 output_type, u64 packs) {
+__device__ __forceinline__ void
+assemble(const void* patches, u32 patches_type, const float* first, u32 before, const float* positions, u32 count, void* output,
+         u32 output_type, u64 packs) {
     const u32 packs_of_item = count / PACK;
     for (u64 pack = first_pack(); pack < packs; pack += pack_step()) {
         const u32 item = static_cast<u32>(pack) / packs_of_item;

@@ -19,7 +19,8 @@ constexpr u32 MODE_BITS = 4;
 
 /// How a warp's rows of a tile become one.
 template <u32 MODE, typename T, int PACK>
-__device__ __forceinline__ void fold(float (&folded)[PACK], float& weights, const T* column, u32 n, const u32* columns, u32 start, u32 end) {
+__device__ __forceinline__ void
+fold(float (&folded)[PACK], float& weights, const T* column, u32 n, const u32* columns, u32 start, u32 end) {
 #pragma unroll
     for (int index = 0; index < PACK; ++index) {
         folded[index] = MODE == MAX ? -CUDART_INF_F : 0.0f;
@@ -64,7 +65,8 @@ template <int PACK> constexpr u32 STRIDE = WARP + WARP / PACK;
 /// One mode of one sequence with at least one row. Returns the squares of what this thread wrote.
 template <u32 MODE, typename T, int PACK>
 __device__ __forceinline__ double
-folded_mode(const T* hidden, u32 n, u32 start, u32 end, const u32* columns, float* output, float (*parts)[STRIDE<PACK> * PACK], float* weights) {
+folded_mode(const T* hidden, u32 n, u32 start, u32 end, const u32* columns, float* output,
+            float (*parts)[STRIDE<PACK> * PACK], float* weights) {
     constexpr u32 TILE = WARP * PACK;
     const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     double squares = 0;

@@ -7,7 +7,8 @@ constexpr int BLOCK = 256;
 /// PACK numbers of the first half of what is turned of a head, and those of the second half that belong to them.
 template <typename T, int PACK>
 __device__ __forceinline__ void
-halves(T* values, const u32* positions, const float* cosines, const float* sines, u32 stride, u32 heads, u32 head_size, u32 pairs, u64 packs) {
+halves(T* values, const u32* positions, const float* cosines, const float* sines, u32 stride, u32 heads, u32 head_size,
+       u32 pairs, u64 packs) {
     const u32 packs_of_head = pairs / PACK;
     const u32 packs_of_row = packs_of_head * heads;
     for (u64 pack = first_pack(); pack < packs; pack += pack_step()) {
@@ -35,7 +36,8 @@ halves(T* values, const u32* positions, const float* cosines, const float* sines
 /// PACK numbers, of which neighbors are pairs. The tables have a number for each; the sine of a pair's first is negated.
 template <typename T, int PACK>
 __device__ __forceinline__ void
-adjacent(T* values, const u32* positions, const float* cosines, const float* sines, u32 stride, u32 heads, u32 head_size, u32 pairs, u64 packs) {
+adjacent(T* values, const u32* positions, const float* cosines, const float* sines, u32 stride, u32 heads, u32 head_size,
+         u32 pairs, u64 packs) {
     const u32 packs_of_head = 2 * pairs / PACK;
     const u32 packs_of_row = packs_of_head * heads;
     for (u64 pack = first_pack(); pack < packs; pack += pack_step()) {
@@ -60,7 +62,8 @@ adjacent(T* values, const u32* positions, const float* cosines, const float* sin
 /// The narrow accesses of `adjacent` are those of a pair, one number at a time.
 template <typename T>
 __device__ __forceinline__ void
-adjacent_pairs(T* values, const u32* positions, const float* cosines, const float* sines, u32 stride, u32 heads, u32 head_size, u32 pairs, u64 packs) {
+adjacent_pairs(T* values, const u32* positions, const float* cosines, const float* sines, u32 stride, u32 heads, u32 head_size,
+               u32 pairs, u64 packs) {
     const u32 pairs_of_row = pairs * heads;
     for (u64 pack = first_pack(); pack < packs; pack += pack_step()) {
         const u32 row = static_cast<u32>(pack) / pairs_of_row;

@@ -9,7 +9,8 @@ constexpr u32 NONE = 0xffffffffu;
 
 /// Output row i is input row `rows[i]`, or zeros.
 template <int PACK>
-__device__ __forceinline__ void gather(const void* input, u32 input_type, const u32* rows, void* output, u32 output_type, u32 n, u64 packs) {
+__device__ __forceinline__ void
+gather(const void* input, u32 input_type, const u32* rows, void* output, u32 output_type, u32 n, u64 packs) {
     const u32 packs_of_row = n / PACK;
     for (u64 pack = first_pack(); pack < packs; pack += pack_step()) {
         const u32 row = static_cast<u32>(pack) / packs_of_row;
@@ -25,7 +26,8 @@ __device__ __forceinline__ void gather(const void* input, u32 input_type, const 
 
 /// Output row `rows[i]` is input row i, which goes nowhere if there is no such row.
 template <int PACK>
-__device__ __forceinline__ void scatter(const void* input, u32 input_type, const u32* rows, void* output, u32 output_type, u32 n, u64 packs) {
+__device__ __forceinline__ void
+scatter(const void* input, u32 input_type, const u32* rows, void* output, u32 output_type, u32 n, u64 packs) {
     const u32 packs_of_row = n / PACK;
     for (u64 pack = first_pack(); pack < packs; pack += pack_step()) {
         const u32 row = static_cast<u32>(pack) / packs_of_row;

@@ -5,16 +5,25 @@
 
 use std::process::Command;
 
-use crate::device::is_emulated;
+use kernels::cuda::{Buffer, DeviceType, Stream};
 
-/// Runs the test `runtime::a_kernel_runs` with these variables and expects it to fail with this text.
-#[track_caller]
-fn fails(variables: &[(&str, &str)], text: &str) {
+use crate::device::{is_emulated, stream};
+
+/// Runs the test `runtime::a_kernel_runs` with these variables: whether it succeeds, and what it says.
+fn run(variables: &[(&str, &str)]) -> (bool, String) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "runtime::a_kernel_runs", "--nocapture"]).envs(variables.iter().copied());
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    assert!(!output.status.success() && said.contains(text), "expected '{text}':\n{said}");
+    assert!(said.contains("running 1 test"), "{said}");
+    (output.status.success(), said)
+}
+
+/// The test must fail with this text.
+#[track_caller]
+fn fails(variables: &[(&str, &str)], text: &str) {
+    let (succeeds, said) = run(variables);
+    assert!(!succeeds && said.contains(text), "expected '{text}':\n{said}");
 }
 
 #[test]
@@ -28,7 +37,17 @@ fn reasons_are_told_apart() {
     fails(&[("ALCEDO_EMULATOR_DEVICES", "0"), ("CUDA_VISIBLE_DEVICES", "7")], "CUDA_VISIBLE_DEVICES is '7'");
     fails(&[("ALCEDO_EMULATOR_CAPABILITY", "6.1")], "its compute capability 6.1 is not supported");
     fails(&[("LD_LIBRARY_PATH", "")], "no NVIDIA driver is installed");
-    fails(&[("ALCEDO_EMULATOR_FAIL", "alloc:1")], "out of memory");
+}
+
+#[test]
+fn memory_that_the_pool_holds_is_given_back_before_an_allocation_fails() {
+    if !is_emulated() {
+        println!("a real device has no faults on demand");
+        return;
+    }
+    let (succeeds, said) = run(&[("ALCEDO_EMULATOR_FAIL", "alloc:1")]);
+    assert!(succeeds, "the second attempt finds memory:\n{said}");
+    fails(&[("ALCEDO_EMULATOR_FAIL", "alloc:1,alloc:2")], "out of memory: allocating 12 bytes for other of ''");
 }
 
 #[test]
@@ -54,7 +73,53 @@ fn a_fault_of_a_kernel_is_the_cause_of_everything_after_it() {
         println!("a real device has no faults on demand");
         return;
     }
-    let text = "GPU 0 is unusable since a fault, and this process must be restarted to use it again: work on the device: \
-        CUDA_ERROR_";
-    fails(&[("ALCEDO_EMULATOR_FAIL", "launch:1")], text);
+    let (succeeds, said) = run(&[("ALCEDO_EMULATOR_FAIL", "launch:1")]);
+    let text = "GPU 0 is unusable since a fault, and this process must be restarted to use it again:";
+    assert!(!succeeds && said.contains(text) && said.contains("CUDA_ERROR_LAUNCH_FAILED"), "{said}");
+}
+
+/// Runs the test `name` alone, which must end with a report of the emulated device with these texts.
+#[track_caller]
+fn is_found(name: &str, texts: &[&str]) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let output = command.args(["--exact", name, "--nocapture"]).env(DISORDER, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success() && texts.iter().all(|text| said.contains(text)), "expected {texts:?}:\n{said}");
+}
+
+/// Set in a process that is to do something wrong.
+const DISORDER: &str = "ALCEDO_TEST_DISORDER";
+
+/// Two buffers of 4,096 bytes, filled on one stream, and another stream that knows nothing of that.
+fn disorder() -> Option<(Stream, Stream, [Buffer; 2])> {
+    std::env::var_os(DISORDER)?;
+    let first = stream();
+    let buffers = [Buffer::new(&first, 4096).unwrap(), Buffer::new(&first, 4096).unwrap()];
+    first.synchronize().unwrap();
+    let second = Stream::new(first.gpu()).unwrap();
+    Some((first, second, buffers))
+}
+
+#[test]
+fn a_missing_wait_between_streams_is_found() {
+    if let Some((first, second, [one, other])) = disorder() {
+        first.fill(one.view(DeviceType::U8), 1).unwrap();
+        second.copy(one.view(DeviceType::U8), other.view(DeviceType::U8)).unwrap();
+        second.synchronize().unwrap();
+        first.synchronize().unwrap();
+    } else if is_emulated() {
+        is_found("emulated::a_missing_wait_between_streams_is_found", &["not ordered"]);
+    }
+}
+
+#[test]
+fn memory_freed_while_another_stream_uses_it_is_found() {
+    if let Some((first, second, [one, other])) = disorder() {
+        second.copy(one.view(DeviceType::U8), other.view(DeviceType::U8)).unwrap();
+        drop(one);
+        first.synchronize().unwrap();
+        second.synchronize().unwrap();
+    } else if is_emulated() {
+        is_found("emulated::memory_freed_while_another_stream_uses_it_is_found", &["not ordered"]);
+    }
 }

@@ -1,5 +1,6 @@
 //! Kernels on a device: a GPU, or the emulated one.
 
+mod alone;
 mod device;
 mod emulated;
 mod ipc;

@@ -52,8 +52,8 @@ fn compare(
     let (mut ranges, mut columns, mut next) = (Vec::new(), Vec::new(), 0);
     for length in lengths {
         ranges.extend([next as u32, (next + length) as u32]);
-        // Every third column of a sequence was masked.
-        columns.extend((0..*length as u32).map(|row| row + row / 2));
+        // Some columns before a sequence were masked, and every third one in it.
+        columns.extend((0..*length as u32).map(|row| 3 + row + row / 2));
         next += length;
     }
     let joined = spec.modes.len() * n;
