@@ -18,7 +18,8 @@ pub struct Graph {
 
 impl Stream {
     /// Records what `enqueue` enqueues here, without doing it. Nothing else may use the stream meanwhile, and nothing that
-    /// allocates, frees, or waits for the device may be called on this thread.
+    /// allocates, frees, or waits for the device may be called on this thread. What is launched should have been launched once
+    /// before: drivers load a kernel at its first launch, which not all of them do while recording.
     ///
     /// # Errors
     /// What `enqueue` fails with, or why it cannot be recorded. The stream is as it was before, then.

@@ -10,6 +10,9 @@
 //! result of the same, or all f32. Sums are f32, of exact products: f32 is never rounded to TF32. Which bits come out may depend
 //! on `rows`, but with the same plan a row's do not depend on the others.
 //!
+//! Numbers of 16 bits need inputs and outputs that are multiples of 8, and addresses that are multiples of 16: the library may
+//! refuse others, and says so. f32 takes any.
+//!
 //! Tolerance against the twin in f64 with the same rounded inputs: that of the sum in f32 (see [`super`]), what the library's
 //! GELU adds, 2^-11 of the largest of `|x|` and `|result|`, and one rounding to the type of the result.
 
