@@ -86,3 +86,20 @@ fn a_product_can_be_recorded_before_it_is_measured() {
     product.run(&stream, &mut multiplier, 48);
     assert_eq!((multiplier.plans(), product.results(&stream, 48)), (1, vec![5.0; 48 * 24]));
 }
+
+#[test]
+fn a_plan_takes_the_bias_of_each_product() {
+    let stream = stream();
+    let mut multiplier = Multiplier::for_owner(&stream, 1 << 20, "", Tuning::First).unwrap();
+    let product = Product::new(&stream, 16, 8, 8);
+    let matrix = DeviceMatrix { values: product.weights.view(DeviceType::F16), outputs: 8, inputs: 8 };
+    for value in [1.0, 2.0, 4.0] {
+        let bias: Vec<u8> = std::iter::repeat_n(half::f16::from_f32(value).to_le_bytes(), 8).flatten().collect();
+        let bias = Buffer::upload(&stream, &bias).unwrap();
+        let epilogue = DeviceEpilogue { bias: Some(bias.view(DeviceType::F16)), ..DeviceEpilogue::default() };
+        let [input, output] = [&product.input, &product.output].map(|buffer| buffer.view(DeviceType::F16));
+        multiplier.run(&stream, input, 16, &matrix, epilogue, output).unwrap();
+        assert_eq!(product.results(&stream, 16), vec![1.0 + value; 16 * 8]);
+    }
+    assert_eq!(multiplier.plans(), 1);
+}

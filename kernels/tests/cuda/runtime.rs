@@ -95,8 +95,11 @@ fn one_slot_is_copied_on_two_streams_before_it_changes() {
     let second = Stream::new(first.gpu()).unwrap();
     let mut slot = UploadSlot::new(first.gpu(), 64, "two streams").unwrap();
     let (one, other) = (Buffer::new(&first, 32).unwrap(), Buffer::new(&second, 32).unwrap());
+    let large = Buffer::new(&first, 1 << 18).unwrap();
     for turn in 0..20 {
         slot.fill(|bytes| bytes.copy_from_slice(&pattern(turn, 64))).unwrap();
+        // The first stream comes to its copy last.
+        (0..100).try_for_each(|_| first.fill(large.view(DeviceType::U8), 0)).unwrap();
         slot.upload(&first, 0..32, one.view(DeviceType::U8)).unwrap();
         slot.upload(&second, 32..64, other.view(DeviceType::U8)).unwrap();
         slot.fill(|bytes| bytes.fill(0)).unwrap();
