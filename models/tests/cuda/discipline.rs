@@ -9,6 +9,7 @@ use models::cuda::{Graphs, Precision};
 use models::plan::Executor;
 
 use crate::device::{alone, assert_clean, count, counters, gpu, lane, load};
+use crate::precision::directory;
 use crate::recorded::{Fixture, batch, items};
 
 #[test]
@@ -34,15 +35,15 @@ fn slots_are_filled_again_only_after_their_copy() {
 
 #[test]
 fn weights_are_there_for_every_lane_at_once() {
-    let fixture = Fixture::read("bert-reranker");
+    let (fixture, dir) = (Fixture::read("bert-reranker"), directory("bert-reranker"));
     let gpu = gpu();
-    let (card, first) = load(&gpu, &fixture.directory, Choice::default(), Precision::F16, "ready");
+    let (card, first) = load(&gpu, dir.path(), Choice::default(), Precision::F16, "ready");
     let items = items(&fixture, &card.encoder.input);
     let all = batch(&card.encoder.input, &items);
     let want = lane(&first, 512, 16, Graphs::Off).enqueue(&all).unwrap();
     for turn in 0..4 {
         // Lanes of a model that has just been loaded read weights that another stream wrote.
-        let (_, model) = load(&gpu, &fixture.directory, Choice::default(), Precision::F16, "ready");
+        let (_, model) = load(&gpu, dir.path(), Choice::default(), Precision::F16, "ready");
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
@@ -82,11 +83,11 @@ fn unloading_waits_for_what_is_in_flight() {
         return;
     }
     let gpu = gpu();
-    let fixture = Fixture::read("bert-reranker");
+    let (fixture, dir) = (Fixture::read("bert-reranker"), directory("bert-reranker"));
     let live = || counters().map_or(0, |counters| count(&counters, "/live_bytes"));
     let start = live();
     for graphs in [Graphs::Off, Graphs::Auto] {
-        let (card, model) = load(&gpu, &fixture.directory, Choice::default(), Precision::F16, "unloaded");
+        let (card, model) = load(&gpu, dir.path(), Choice::default(), Precision::F16, "unloaded");
         let items = items(&fixture, &card.encoder.input);
         let all = batch(&card.encoder.input, &items);
         let mut lane = lane(&model, 512, 16, graphs);

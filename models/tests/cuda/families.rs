@@ -9,7 +9,7 @@ use crate::recorded::{DIRECTORIES, Fixture, batch, difference, items, part};
 
 /// How far results may be from the recorded double-precision ones, relative to the size of the values where that is above 1.
 /// Activations of 16 bits are rounded some fifteen times per layer, each time by up to 2^-11 (f16) or 2^-8 (bf16).
-const TOLERANCES: [(Precision, f32); 3] = [(Precision::F32, 2e-5), (Precision::F16, 1e-2), (Precision::Bf16, 8e-2)];
+const TOLERANCES: [(Precision, f32); 3] = [(Precision::F32, 5e-6), (Precision::F16, 5e-3), (Precision::Bf16, 4e-2)];
 
 /// Compares what was recorded as `recorded`, for so many items at least: the largest difference.
 fn check(name: &str, choice: Choice, recorded: &str, least: usize, precision: Precision, tolerance: f32) -> f32 {
@@ -24,11 +24,14 @@ fn check(name: &str, choice: Choice, recorded: &str, least: usize, precision: Pr
     for (index, item) in items.iter().enumerate() {
         let got = part(&card, &together, &results[0], index);
         assert!(got.iter().all(|value| value.is_finite()), "{name}, item {index}: not finite");
-        let single = batch(&card.encoder.input, [item]);
-        let alone = lane.enqueue(&single).unwrap();
-        // The library may choose another way for another number of rows, so bits may differ, by less than from the recording.
-        let apart = difference(got, part(&card, &single, &alone[0], 0));
-        assert!(apart <= tolerance, "{name}, {precision:?}, item {index}: {apart:e} alone from in a batch");
+        // Of a few, as this takes long on the emulated device.
+        if index < 2 {
+            let single = batch(&card.encoder.input, [item]);
+            let alone = lane.enqueue(&single).unwrap();
+            // The library may choose another way for another number of rows, so bits may differ, by less than from the recording.
+            let apart = difference(got, part(&card, &single, &alone[0], 0));
+            assert!(apart <= tolerance, "{name}, {precision:?}, item {index}: {apart:e} alone from in a batch");
+        }
         let Some(want) = fixture.values(&format!("{recorded}.{index}")) else { continue };
         let difference = difference(got, &want);
         assert!(difference <= tolerance, "{name}, {precision:?}, {recorded}.{index}: {difference:e}");

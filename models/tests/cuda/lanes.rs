@@ -8,12 +8,14 @@ use models::plan::{Batch, Executor, Output};
 use models::{Choice, ModelError};
 
 use crate::device::{assert_clean, gpu, lane, load};
+use crate::precision::directory;
 use crate::recorded::{Fixture, Item, batch, items};
 
 /// A model of texts with its items.
 fn texts(name: &str, precision: Precision) -> (Arc<CudaModel>, Vec<Item>) {
     let fixture = Fixture::read(name);
-    let (card, model) = load(&gpu(), &fixture.directory, Choice::default(), precision, name);
+    let dir = directory(name);
+    let (card, model) = load(&gpu(), dir.path(), Choice::default(), precision, name);
     let items = items(&fixture, &card.encoder.input);
     (model, items)
 }
@@ -47,7 +49,7 @@ fn recorded_launches_give_the_same_bits() {
 
 #[test]
 fn batches_beyond_the_arena_are_cut_between_sequences() {
-    let (model, items) = texts("bert-tokens", Precision::F16);
+    let (model, items) = texts("distilbert-tokens", Precision::F16);
     let all = mix(&model, &items, 0, 12);
     let longest = all.sequences().iter().map(|sequence| sequence.tokens.len()).max().unwrap();
     let want = lane(&model, all.tokens(), 12, Graphs::Off).enqueue(&all).unwrap();
@@ -64,7 +66,7 @@ fn batches_beyond_the_arena_are_cut_between_sequences() {
 
 #[test]
 fn a_batch_of_nothing_has_outputs_of_nothing() {
-    let (model, _) = texts("bert-tokens", Precision::F32);
+    let (model, _) = texts("distilbert-tokens", Precision::F32);
     let outputs = lane(&model, 64, 4, Graphs::Auto).enqueue(&Batch::new()).unwrap();
     assert_eq!(outputs.len(), model.plan().outputs().len());
     assert!(outputs.iter().all(|output| output.values.is_empty() && output.columns > 0));

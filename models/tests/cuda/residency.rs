@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use models::cuda::{CudaExecutor, CudaModel, Gpu, GpuOptions, Graphs, Precision};
+use models::cuda::{CudaExecutor, CudaModel, Gpu, GpuOptions, Graphs, LaneOptions, Precision};
 use models::plan::{Executor, Output};
 use models::{Choice, ModelCard, ModelError, Weights, encoder};
 
@@ -41,7 +41,7 @@ impl Directory {
         let weights = Weights::open(&self.fixture.directory)?;
         let plan = encoder::plan(&self.card, &weights)?;
         let model = CudaModel::load(gpu, plan, &weights, Precision::F16, owner)?;
-        let lane = CudaExecutor::new(Arc::clone(&model), options(64, 4, Graphs::Auto))?;
+        let lane = CudaExecutor::new(Arc::clone(&model), LaneOptions { workspace_bytes: 16384, ..options(96, 4, Graphs::Auto) })?;
         Ok(Loaded { lane, model })
     }
 
@@ -73,6 +73,12 @@ fn steps(overcommit: bool) {
     for directory in &mut directories {
         let mut loaded = directory.load(&gpu, "alone").unwrap();
         directory.want = directory.run(&mut loaded).unwrap();
+        println!(
+            "{}: weights {}, lane {}",
+            directory.fixture.directory.display(),
+            loaded.model.planner().weights(),
+            loaded.lane.memory().device()
+        );
     }
     let mut models: Vec<Option<Loaded>> = (0..MODELS).map(|_| None).collect();
     let mut numbers = Numbers(if overcommit { 7 } else { 3 });

@@ -195,13 +195,13 @@ impl Launches<'_> {
 
     fn bias(&self, step: &AttentionStep) -> DeviceBias {
         let Some(bias) = step.bias else { return DeviceBias::None };
-        let working = self.model.program.working;
+        let stored = self.model.program.biases[bias.0];
         match &self.model.biases[bias.0] {
             BiasPlace::Distance { table, reach } => {
                 DeviceBias::Distance { table: shelf_view(self.weights, table, Stored::F32), reach: *reach }
             }
             BiasPlace::Disentangled { keys, queries, rows } => {
-                let vectors = |range: &std::ops::Range<usize>| shelf_view(self.weights, range, working);
+                let vectors = |range: &std::ops::Range<usize>| shelf_view(self.weights, range, stored);
                 DeviceBias::Disentangled {
                     keys: keys.as_ref().map(vectors),
                     queries: queries.as_ref().map(vectors),

@@ -9,7 +9,8 @@
 //! | product with another activation | the product; the activation in place |
 //!
 //! Activations of tokens and patches are stored in the model's precision; rows per item, everything behind an exact matrix
-//! and outputs are f32. A value that a product or an output needs in another type is converted by a launch of its own, which
+//! and outputs are f32. So are products whose rows are no multiple of eight numbers, which tensor cores do not take; no published
+//! model has many of them. A value that a product or an output needs in another type is converted by a launch of its own, which
 //! happens once per batch at most in the models there are.
 
 use kernels::activation::Activation;
@@ -17,6 +18,9 @@ use kernels::activation::Activation;
 use super::Precision;
 use super::program::{Action, Program, Section, SectionId, Stored, Value, ValueId, VectorUse};
 use crate::plan::{Axis, BufferId, MatrixId, NormStep, Plan, Step, VectorId};
+
+/// Numbers of 16 bits that rows of a product of tensor cores are made of.
+const PACK: usize = 8;
 
 /// Whether the library computes the activation exactly, as part of a product.
 pub(crate) fn is_fused(activation: Activation) -> bool {
@@ -35,6 +39,7 @@ pub(crate) fn lower(plan: &Plan, precision: Precision) -> Program {
             outputs: Vec::new(),
             matrices: vec![Stored::F32; plan.recipes.matrices.len()],
             vectors: vec![VectorUse::default(); plan.recipes.vectors.len()],
+            biases: vec![precision.into(); plan.recipes.biases.len()],
             working: precision.into(),
         },
     };
@@ -86,6 +91,9 @@ impl Lowering<'_> {
             }
             Step::Attention { qkv, attention, output } => {
                 let (qkv, spans) = (self.read(*qkv), self.section(Section::Spans));
+                if let Some(bias) = attention.bias {
+                    self.program.biases[bias.0] = self.stored(qkv);
+                }
                 let output = self.write(*output, self.stored(qkv));
                 self.push(Action::Attention { qkv, spans, attention: *attention, output });
             }
@@ -142,7 +150,11 @@ impl Lowering<'_> {
         };
         let read = self.read(*input);
         let axis = self.program.values[read.0].axis;
-        let exact = self.plan.recipes.matrices[weight.0].exact || axis == Axis::Items;
+        let result = residual.is_none() && is_fused(*activation) && self.is_result(index, *output);
+        let recipe = &self.plan.recipes.matrices[weight.0];
+        let is_whole = |numbers: usize| numbers.is_multiple_of(PACK);
+        let fits = is_whole(recipe.inputs) && (result || is_whole(recipe.outputs));
+        let exact = recipe.exact || axis == Axis::Items || !fits;
         let inside = if exact { Stored::F32 } else { self.program.working };
         self.program.matrices[weight.0] = inside;
         let input = self.converted(read, inside);
@@ -168,7 +180,7 @@ impl Lowering<'_> {
             }
             None => {
                 // The library writes f32 from numbers of 16 bits as well.
-                let stored = if self.is_result(index, *output) && is_fused(*activation) { Stored::F32 } else { inside };
+                let stored = if result { Stored::F32 } else { inside };
                 let output = self.write(*output, stored);
                 self.multiply(input, *weight, *bias, *activation, None, output);
             }

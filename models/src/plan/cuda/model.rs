@@ -56,8 +56,6 @@ pub struct CudaModel {
     pub(super) biases: Vec<BiasPlace>,
     planner: Planner,
     weights: Held,
-    /// What the weights were uploaded on, and are freed on.
-    stream: Stream,
 }
 
 /// Where the weights are.
@@ -119,10 +117,10 @@ impl CudaModel {
             let biases = shelve(&plan, &program, &shelf, weights, precision, &mut put)?;
             // Lanes read them on streams of their own, from now on.
             stream.synchronize()?;
-            (Held::Always(Some(Arc::new(Resident { buffer, generation: 0 }))), biases)
+            (Held::Always(Some(Arc::new(Resident::new(buffer, &stream, 0)))), biases)
         };
         let (gpu, owner) = (Arc::clone(gpu), Arc::from(owner));
-        Ok(Arc::new(CudaModel { gpu, owner, precision, plan, program, shelf, biases, planner, weights: held, stream }))
+        Ok(Arc::new(CudaModel { gpu, owner, precision, plan, program, shelf, biases, planner, weights: held }))
     }
 
     /// The plan.
@@ -161,20 +159,18 @@ impl CudaModel {
 
 impl Drop for CudaModel {
     fn drop(&mut self) {
-        // Lanes hold the model until their streams are done, and batches hold the weights until they have been waited for, so
-        // nothing on the device reads them any more.
+        // Lanes hold the model until their streams are done. Batches that nobody has waited for yet hold the weights, and then
+        // whoever waits for the last of them gives the memory back.
         match &mut self.weights {
             Held::Always(resident) => drop(resident.take()),
             Held::Seated(seat) => self.gpu.residency().leave(seat),
         }
-        // A device that fails says so to whoever calls it next.
-        let _ = self.stream.synchronize().and_then(|()| self.gpu.device().give_back());
     }
 }
 
 /// Part of the memory of the weights.
 pub(super) fn shelf_view(resident: &Resident, range: &Range<usize>, stored: Stored) -> View {
-    let View { address, len, .. } = resident.buffer.view(DeviceType::U8);
+    let View { address, len, .. } = resident.view();
     assert!(range.end <= len, "a weight lies outside its memory");
     View { address: address + range.start as u64, len: range.len() / stored.bytes(), dtype: stored.into() }
 }
@@ -217,14 +213,14 @@ fn shelve(
         numbers(put, sines.start, table.sines(), Stored::F32, "sines")?;
     }
     let mut biases = Vec::with_capacity(recipes.biases.len());
-    for (recipe, range) in recipes.biases.iter().zip(&shelf.biases) {
-        biases.push(bias(put, range, (recipe.read)(weights)?, program.working)?);
+    for ((recipe, range), stored) in recipes.biases.iter().zip(&shelf.biases).zip(&program.biases) {
+        biases.push(bias(put, range, (recipe.read)(weights)?, *stored)?);
     }
     Ok(biases)
 }
 
 /// Puts the arrays of a position bias one behind the other.
-fn bias(put: &mut Put<'_>, range: &Range<usize>, values: BiasValues, working: Stored) -> Result<BiasPlace, ModelError> {
+fn bias(put: &mut Put<'_>, range: &Range<usize>, values: BiasValues, stored: Stored) -> Result<BiasPlace, ModelError> {
     let mut end = range.start;
     let mut place = |len: usize| {
         let start = end.next_multiple_of(ALIGNMENT);
@@ -241,8 +237,8 @@ fn bias(put: &mut Put<'_>, range: &Range<usize>, values: BiasValues, working: St
         BiasValues::Disentangled { keys, queries, rows } => {
             let mut vectors = |values: Option<Vec<f32>>, name: &str| -> Result<Option<Range<usize>>, ModelError> {
                 let Some(values) = values else { return Ok(None) };
-                let place = place(values.len() * working.bytes());
-                numbers(put, place.start, &values, working, name)?;
+                let place = place(values.len() * stored.bytes());
+                numbers(put, place.start, &values, stored, name)?;
                 Ok(Some(place))
             };
             let (keys, queries) = (vectors(keys, "keys of positions")?, vectors(queries, "queries of positions")?);

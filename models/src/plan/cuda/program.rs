@@ -207,6 +207,8 @@ pub(crate) struct Program {
     pub(crate) matrices: Vec<Stored>,
     /// Of each vector: whether it is wanted in f32, and whether in the type of activations.
     pub(crate) vectors: Vec<VectorUse>,
+    /// Of each position bias: what its vectors are stored in, if it has some.
+    pub(crate) biases: Vec<Stored>,
     /// What activations of tokens and patches are stored in.
     pub(crate) working: Stored,
 }

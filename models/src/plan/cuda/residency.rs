@@ -6,16 +6,46 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use kernels::cuda::{Buffer, DeviceError, DeviceType, Stream, Tag, UploadSlot};
+use kernels::cuda::{Buffer, DeviceError, DeviceType, Stream, Tag, UploadSlot, View};
 
 use crate::error::ModelError;
 
 /// Weights of a model on the device.
 #[derive(Debug)]
 pub(super) struct Resident {
-    pub(super) buffer: Buffer,
+    /// There until it is dropped.
+    buffer: Option<Buffer>,
+    address: u64,
+    stream: Stream,
     /// Other after every return: addresses recorded in graphs are those of one of them.
     pub(super) generation: u64,
+    /// Whether the memory goes back to the driver; else it stays with the pool, for what it made room for.
+    returns: bool,
+}
+
+impl Resident {
+    /// Weights that were uploaded on `stream`.
+    pub(super) fn new(buffer: Buffer, stream: &Stream, generation: u64) -> Self {
+        let address = buffer.view(DeviceType::U8).address;
+        Resident { buffer: Some(buffer), address, stream: stream.clone(), generation, returns: true }
+    }
+
+    /// All of it.
+    pub(super) fn view(&self) -> View {
+        View { address: self.address, len: self.buffer.as_ref().map_or(0, Buffer::bytes), dtype: DeviceType::U8 }
+    }
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        // Who holds weights has waited for the batches that read them, so nothing on the device does any more. Whoever waits
+        // for this to be over finds the memory free. A device that fails says so to whoever calls it next.
+        drop(self.buffer.take());
+        let _ = self.stream.synchronize();
+        if self.returns {
+            let _ = self.stream.gpu().give_back();
+        }
+    }
 }
 
 /// Weights of a model, on the device or not.
@@ -93,7 +123,7 @@ impl Residency {
         // Lanes read them on streams of their own, from now on.
         seat.stream.synchronize()?;
         seats.generations += 1;
-        let resident = Arc::new(Resident { buffer, generation: seats.generations });
+        let resident = Arc::new(Resident::new(buffer, &seat.stream, seats.generations));
         inner.resident = Some(Arc::clone(&resident));
         Ok(resident)
     }
@@ -119,7 +149,7 @@ impl Seats {
         loop {
             match Buffer::tagged(stream, bytes, tag) {
                 Err(error @ DeviceError::OutOfMemory { .. }) => {
-                    if !self.evict()? {
+                    if !self.evict() {
                         return Err(error);
                     }
                 }
@@ -129,7 +159,7 @@ impl Seats {
     }
 
     /// Frees the weights that were used longest ago of those that nobody holds: whether there were any.
-    fn evict(&mut self) -> Result<bool, DeviceError> {
+    fn evict(&mut self) -> bool {
         let idle = |seat: &Arc<Seat>| {
             // One that is being brought back is locked by whoever does it.
             let inner = seat.inner.try_lock().ok()?;
@@ -138,13 +168,12 @@ impl Seats {
         };
         let seats = self.all.iter().filter_map(Weak::upgrade);
         let Some((_, seat)) = seats.filter_map(|seat| Some((idle(&seat)?, seat))).min_by_key(|(used, _)| *used) else {
-            return Ok(false);
+            return false;
         };
         // Nobody can have taken them since: that needs the lock on all seats.
-        let resident = seat.lock().resident.take();
-        drop(resident);
-        // Freed is what its own stream has come to.
-        seat.stream.synchronize()?;
-        Ok(true)
+        if let Some(mut resident) = seat.lock().resident.take().and_then(Arc::into_inner) {
+            resident.returns = false;
+        }
+        true
     }
 }

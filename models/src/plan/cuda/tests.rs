@@ -57,11 +57,9 @@ fn launches_of_a_layer(program: &Program) -> Vec<usize> {
 fn layers_have_seven_launches_and_one_more_for_exact_gelu() {
     for (name, want) in [("bert", 8), ("families/siglip-text", 7), ("families/vit-hidden", 8)] {
         let (plan, _) = plan(name, None);
-        for precision in PRECISIONS {
-            let program = lower(&plan, precision);
-            let layers = launches_of_a_layer(&program);
-            assert!(!layers.is_empty() && layers.iter().all(|layer| *layer == want), "{name}: {layers:?}");
-        }
+        // Sizes of the fixtures are no multiples of eight; tests on a device count those of models that are like published ones.
+        let layers = launches_of_a_layer(&lower(&plan, Precision::F32));
+        assert!(!layers.is_empty() && layers.iter().all(|layer| *layer == want), "{name}: {layers:?}");
     }
 }
 
@@ -107,8 +105,17 @@ fn types_agree_in_every_launch() {
             assert_eq!(program.outputs.len(), plan.outputs.len(), "{name}");
             assert!(program.outputs.iter().all(|output| stored(output) == Stored::F32), "{name}");
             let converted = program.actions.iter().filter(|action| matches!(action, Action::Convert { .. })).count();
+            let odd =
+                plan.recipes.matrices.iter().any(|matrix| !matrix.inputs.is_multiple_of(8) || !matrix.outputs.is_multiple_of(8));
             let most = if precision == Precision::F32 { 0 } else { 2 };
-            assert!(converted <= most, "{name}: {converted} conversions");
+            assert!(converted <= most || odd, "{name}: {converted} conversions");
+            for action in &program.actions {
+                let Action::Multiply { weight, output, .. } = action else { continue };
+                let recipe = &plan.recipes.matrices[weight.0];
+                let is_whole = |numbers: usize| numbers.is_multiple_of(8);
+                let fits = is_whole(recipe.inputs) && (is_whole(recipe.outputs) || stored(output) == Stored::F32);
+                assert!(program.matrices[weight.0] == Stored::F32 || fits, "{name}: {action:?}");
+            }
         }
     }
 }
