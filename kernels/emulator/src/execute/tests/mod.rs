@@ -4,6 +4,7 @@
 
 mod checks;
 mod instructions;
+mod mutants;
 mod programs;
 mod tensor;
 
