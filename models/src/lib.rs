@@ -1,7 +1,7 @@
 //! Models from Hugging Face directories: what they say of themselves, their tokenizers, and plans that compute them.
 //!
 //! Owns: what a model directory says ([`card`]), weight files ([`weights`]), the description of encoders of all families
-//! ([`encoder`]), plans and the executor on the processor ([`plan`]), and [`tokenizer`]. May import: kernels, half,
+//! ([`encoder`]), plans and their executors on the processor and on GPUs ([`plan`]), and [`tokenizer`]. May import: kernels, half,
 //! safetensors, tokenizers. Must never import: protocol buffers, batching, tokio, gRPC.
 //!
 //! # From a directory to an answer

@@ -6,11 +6,11 @@ use models::cuda::{CudaExecutor, CudaModel, Gpu, GpuOptions, Graphs, LaneOptions
 use models::plan::{Executor, Output};
 use models::{Choice, ModelCard, ModelError, Weights, encoder};
 
-use crate::device::{WORKSPACE_BYTES, alone, assert_clean, count, counters, gpu_with, options};
+use crate::device::{alone, assert_clean, count, counters, gpu_with, options};
 use crate::recorded::{Fixture, Item, batch, items};
 
 /// Memory of the emulated device: a few of the models below fit at once, never all of them.
-const MEMORY: &str = "8388608";
+const MEMORY: &str = "2097152";
 const STEPS: usize = 2000;
 const DIRECTORIES: [&str; 4] = ["bert-reranker", "jina-bert-embedding", "xlm-roberta-embedding", "mpnet-labels"];
 /// How many models there are to load, of each directory several.
@@ -20,6 +20,13 @@ const MODELS: usize = 12;
 struct Loaded {
     lane: CudaExecutor,
     model: Arc<CudaModel>,
+}
+
+impl Loaded {
+    /// Memory of the device that it takes with its weights there.
+    fn bytes(&self) -> usize {
+        self.model.planner().weights() + self.lane.memory().device()
+    }
 }
 
 struct Directory {
@@ -33,7 +40,10 @@ impl Directory {
     fn read(name: &str) -> Directory {
         let fixture = Fixture::read(name);
         let card = ModelCard::read_as(&fixture.directory, Choice::default()).unwrap();
-        let items: Vec<Item> = items(&fixture, &card.encoder.input).into_iter().take(2).collect();
+        // The shortest: this is about memory, and the emulated device is slow.
+        let all = items(&fixture, &card.encoder.input).into_iter();
+        let shortest = all.min_by_key(|item| batch(&card.encoder.input, [item]).tokens());
+        let items: Vec<Item> = shortest.into_iter().collect();
         Directory { fixture, card, items, want: Vec::new() }
     }
 
@@ -41,7 +51,7 @@ impl Directory {
         let weights = Weights::open(&self.fixture.directory)?;
         let plan = encoder::plan(&self.card, &weights)?;
         let model = CudaModel::load(gpu, plan, &weights, Precision::F16, owner)?;
-        let lane = CudaExecutor::new(Arc::clone(&model), LaneOptions { workspace_bytes: 16384, ..options(96, 4, Graphs::Auto) })?;
+        let lane = CudaExecutor::new(Arc::clone(&model), LaneOptions { workspace_bytes: 16384, ..options(64, 4, Graphs::Auto) })?;
         Ok(Loaded { lane, model })
     }
 
@@ -72,17 +82,14 @@ fn steps(overcommit: bool) {
     let mut directories = DIRECTORIES.map(Directory::read);
     for directory in &mut directories {
         let mut loaded = directory.load(&gpu, "alone").unwrap();
-        directory.want = directory.run(&mut loaded).unwrap();
-        println!(
-            "{}: weights {}, lane {}",
-            directory.fixture.directory.display(),
-            loaded.model.planner().weights(),
-            loaded.lane.memory().device()
-        );
+        let outputs = directory.run(&mut loaded).unwrap().into_iter();
+        // Copies, as results keep the pinned memory that they lie in.
+        let owned = |output: Output| Output { values: output.values.to_vec().into(), ..output };
+        directory.want = outputs.map(owned).collect();
     }
     let mut models: Vec<Option<Loaded>> = (0..MODELS).map(|_| None).collect();
     let mut numbers = Numbers(if overcommit { 7 } else { 3 });
-    let (mut loads, mut refused, mut runs, mut unloads) = (0, 0, 0, 0);
+    let (mut loads, mut refused, mut runs, mut unloads, mut away) = (0, 0, 0, 0, 0);
     for step in 0..STEPS {
         let index = numbers.below(MODELS);
         let directory = &directories[index % directories.len()];
@@ -106,22 +113,24 @@ fn steps(overcommit: bool) {
             }
         }
         compare(&gpu, base, step);
+        if gpu.ledger_bytes() < models.iter().flatten().map(Loaded::bytes).sum() {
+            away += 1;
+        }
+        if step % 500 == 499 {
+            println!("{} steps: {} bytes in the ledger", step + 1, gpu.ledger_bytes());
+        }
     }
-    println!("overcommit {overcommit}: {loads} loads, {refused} refused, {runs} batches, {unloads} unloads; ledger as counted");
-    let loaded: usize = models.iter().flatten().map(|loaded| loaded.model.planner().weights()).sum();
-    let lanes: usize = models.iter().flatten().map(|loaded| loaded.lane.memory().device()).sum();
-    assert!(lanes >= WORKSPACE_BYTES && loaded > 0);
-    if overcommit {
-        let resident = gpu.ledger_bytes() - lanes;
-        assert!(resident <= loaded, "more weights than there are");
-    } else {
-        assert_eq!(gpu.ledger_bytes(), loaded + lanes);
-    }
+    println!(
+        "overcommit {overcommit}: {loads} loads, {refused} refused, {runs} batches, {unloads} unloads, weights away in {away} steps"
+    );
     drop(models);
     assert_eq!(gpu.ledger(), []);
     compare(&gpu, base, STEPS);
     assert!(loads > 20 && runs > 500 && unloads > 20, "too few of a kind");
-    assert!(refused > 0 || counters().is_none(), "the device was never full");
+    if counters().is_some() {
+        // Only the emulated device is as small as this wants it.
+        assert_eq!((refused > 0, away > 0), (!overcommit, overcommit), "the device was never full");
+    }
 }
 
 #[test]

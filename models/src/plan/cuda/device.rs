@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use kernels::cuda::{self, Buffer, Description, LedgerLine, Stream, Tag};
+use kernels::cuda::{self, Description, DeviceError, LedgerLine};
 
 use super::residency::Residency;
 use crate::error::ModelError;
@@ -103,11 +103,8 @@ impl Gpu {
         &self.residency
     }
 
-    /// Memory for a lane, for which idle models make room where that is allowed.
-    pub(super) fn allocate(&self, stream: &Stream, bytes: usize, tag: &Tag) -> Result<Buffer, ModelError> {
-        if !self.options.overcommit {
-            return Ok(Buffer::tagged(stream, bytes, tag)?);
-        }
-        self.residency.allocate(stream, bytes, tag)
+    /// Makes what takes memory; idle models make room for it where that is allowed.
+    pub(super) fn with_room<T>(&self, mut make: impl FnMut() -> Result<T, DeviceError>) -> Result<T, ModelError> {
+        Ok(if self.options.overcommit { self.residency.with_room(make)? } else { make()? })
     }
 }

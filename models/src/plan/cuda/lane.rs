@@ -126,7 +126,19 @@ pub struct CudaExecutor {
     warning: Option<String>,
     has_warned: bool,
     stream: Stream,
+    _freed: Freed,
     model: Arc<CudaModel>,
+}
+
+/// Waits until what has been dropped before it is free.
+#[derive(Debug)]
+struct Freed(Stream);
+
+impl Drop for Freed {
+    fn drop(&mut self) {
+        // Memory is freed in the order of the stream. A device that fails says so to whoever calls it next.
+        let _ = self.0.synchronize();
+    }
 }
 
 impl CudaExecutor {
@@ -152,8 +164,10 @@ impl CudaExecutor {
             other => other,
         };
         let allocated = || -> Result<_, ModelError> {
-            let arena = gpu.allocate(&stream, memory.arena(), &Tag::new(model.owner(), MemoryKind::Arena))?;
-            let multiplier = Multiplier::for_owner(&stream, options.workspace_bytes, model.owner(), options.tuning)?;
+            let tag = Tag::new(model.owner(), MemoryKind::Arena);
+            let arena = gpu.with_room(|| Buffer::tagged(&stream, memory.arena(), &tag))?;
+            let multiplier = || Multiplier::for_owner(&stream, options.workspace_bytes, model.owner(), options.tuning);
+            let multiplier = gpu.with_room(multiplier)?;
             Ok((arena, multiplier))
         };
         // Whatever there was of it is free again when the numbers are taken.
@@ -182,6 +196,7 @@ impl CudaExecutor {
             clock: 0,
             warning: None,
             has_warned: false,
+            _freed: Freed(stream.clone()),
             stream,
             model,
         })

@@ -163,7 +163,11 @@ impl Drop for CudaModel {
         // whoever waits for the last of them gives the memory back.
         match &mut self.weights {
             Held::Always(resident) => drop(resident.take()),
-            Held::Seated(seat) => self.gpu.residency().leave(seat),
+            Held::Seated(seat) => {
+                self.gpu.residency().leave(seat);
+                // Weights that were away give nothing back themselves. A device that fails says so to whoever calls it next.
+                let _ = self.gpu.device().give_back();
+            }
         }
     }
 }

@@ -117,7 +117,7 @@ impl Residency {
         if let Some(resident) = &inner.resident {
             return Ok(Arc::clone(resident));
         }
-        let buffer = seats.allocate(&seat.stream, seat.bytes, &seat.tag)?;
+        let buffer = seats.with_room(|| Buffer::tagged(&seat.stream, seat.bytes, &seat.tag))?;
         let view = buffer.view(DeviceType::U8);
         inner.host.upload(&seat.stream, 0..seat.bytes, view)?;
         // Lanes read them on streams of their own, from now on.
@@ -135,24 +135,20 @@ impl Residency {
         drop(seat.lock().resident.take());
     }
 
-    /// Memory for which idle weights make room.
+    /// Makes what takes memory, for which idle weights make room.
     ///
     /// # Errors
-    /// There is no room, even without all that is idle.
-    pub(super) fn allocate(&self, stream: &Stream, bytes: usize, tag: &Tag) -> Result<Buffer, ModelError> {
-        Ok(self.lock().allocate(stream, bytes, tag)?)
+    /// There is no room, even without all that is idle; or whatever `make` fails with.
+    pub(super) fn with_room<T>(&self, make: impl FnMut() -> Result<T, DeviceError>) -> Result<T, DeviceError> {
+        self.lock().with_room(make)
     }
 }
 
 impl Seats {
-    fn allocate(&mut self, stream: &Stream, bytes: usize, tag: &Tag) -> Result<Buffer, DeviceError> {
+    fn with_room<T>(&mut self, mut make: impl FnMut() -> Result<T, DeviceError>) -> Result<T, DeviceError> {
         loop {
-            match Buffer::tagged(stream, bytes, tag) {
-                Err(error @ DeviceError::OutOfMemory { .. }) => {
-                    if !self.evict() {
-                        return Err(error);
-                    }
-                }
+            match make() {
+                Err(DeviceError::OutOfMemory { .. }) if self.evict() => {}
                 other => return other,
             }
         }

@@ -25,7 +25,7 @@ use parameters::Role;
 
 pub use doctor::{ModelTimes, time_model};
 pub use forecast::{BatchForecast, ForecastOptions, MemoryForecast, forecast_memory};
-pub use gpu::{examine_gpu, gpu_machine, gpu_memory};
+pub use gpu::{examine_gpu, gpu_machine, gpu_memory, lost_gpus};
 pub use models::cuda::doctor::{
     Blas, DeviceFindings, Driver, Machine, OperationFinding, PlanFinding, ProductFinding, Speed, SystemGpu,
     processor_instructions,

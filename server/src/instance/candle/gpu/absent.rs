@@ -12,6 +12,7 @@ use crate::config::ModelConfig;
 use crate::error::LoadError;
 use crate::observe::metrics::MemorySeries;
 
+use super::super::super::device::SharedDevice;
 use super::super::super::{ModelInstance, ServedVersion};
 use super::super::packing::Signature;
 use super::super::parameters::EncoderParameters;
@@ -61,6 +62,11 @@ impl GpuEncoder {
     pub(in super::super) fn instantiate(&self, _signature: &Signature) -> Result<Box<dyn ModelInstance>, LoadError> {
         match self.0 {}
     }
+}
+
+/// The GPUs that a fault has left unusable: none, here.
+pub fn lost_gpus() -> Vec<(SharedDevice, String)> {
+    Vec::new()
 }
 
 /// What models take of the memory of GPUs: nothing, here.

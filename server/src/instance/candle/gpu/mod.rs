@@ -13,9 +13,9 @@ mod lane;
 #[cfg(not(feature = "cuda"))]
 pub(super) use absent::{GpuEncoder, count, probe, time_encoder};
 #[cfg(not(feature = "cuda"))]
-pub use absent::{examine_gpu, gpu_machine, gpu_memory};
+pub use absent::{examine_gpu, gpu_machine, gpu_memory, lost_gpus};
 #[cfg(feature = "cuda")]
-pub use card::gpu_memory;
+pub use card::{gpu_memory, lost_gpus};
 #[cfg(feature = "cuda")]
 pub use doctor::{examine_gpu, gpu_machine};
 #[cfg(feature = "cuda")]

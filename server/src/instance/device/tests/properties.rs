@@ -347,7 +347,8 @@ proptest! {
             let others = device.shares.iter().map(|(other, _)| {
                 let longest = device.shares.iter().map(|(made, _)| made.cost).max().unwrap_or(1) as f64;
                 let wide = share.slots as f64 * slots as f64;
-                other.part() / share.part() * (1.0 + longest * wide / (other.cost as f64 * other.slots as f64)) + 2.0
+                // Executions are whole: a part of one is one.
+                (other.part() / share.part() * (1.0 + longest * wide / (other.cost as f64 * other.slots as f64))).ceil() + 2.0
             });
             others.sum()
         };
