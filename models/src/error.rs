@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use kernels::matmul::Precision;
 use kernels::team::TeamError;
 
+use crate::plan::cuda::memory::Bytes;
+
 /// Why a model could not be loaded or run. The texts name files, fields, tensors and inputs, never file contents, and
 /// are safe to send to a client.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +164,73 @@ pub enum ModelError {
         /// The arithmetic.
         precision: Precision,
     },
+    /// A text has more tokens than a lane of a GPU has room for.
+    #[error("a text or image of {tokens} tokens is longer than the {limit} that there is room for; set max_batch_tokens higher")]
+    BeyondArena {
+        /// Tokens of the text.
+        tokens: usize,
+        /// The most that a batch may have.
+        limit: usize,
+    },
+    /// A model does not fit into the memory that a GPU has left.
+    #[error(
+        "model '{model}' needs {needed} (weights {weights}, workspace {workspace}, activations {activations} for {tokens} \
+         tokens); {free} are free; {advice}"
+    )]
+    TooLarge {
+        /// The model.
+        model: String,
+        /// All of it.
+        needed: Bytes,
+        /// Weights.
+        weights: Bytes,
+        /// Memory of the library.
+        workspace: Bytes,
+        /// Inputs, outputs and intermediate values of the largest batch.
+        activations: Bytes,
+        /// Tokens of that batch.
+        tokens: usize,
+        /// What there is.
+        free: Bytes,
+        /// What would fit.
+        advice: String,
+    },
+    /// A GPU cannot be used.
+    #[error("{reason}")]
+    GpuUnusable {
+        /// Which, why, and what to do.
+        reason: String,
+    },
+    /// A GPU has too little free memory for what was to be done. Other work on it goes on.
+    #[error("{reason}")]
+    OutOfMemory {
+        /// Which, what for, and the numbers.
+        reason: String,
+    },
+    /// An earlier fault left a GPU unusable for this process.
+    #[error("{reason}")]
+    GpuPoisoned {
+        /// Which, and the first fault.
+        reason: String,
+    },
+    /// A call of the driver or of a library of a GPU failed.
+    #[error("{reason}")]
+    GpuFailed {
+        /// Which, what was called and what it said.
+        reason: String,
+    },
+    /// A weight cannot be stored in the type that was asked for.
+    #[error("tensor '{tensor}' holds {value:e}, beyond the {limit} of {dtype}; set dtype to bf16 or f32")]
+    BeyondRange {
+        /// The tensor, or the first of those that it is made from.
+        tensor: String,
+        /// The number.
+        value: f32,
+        /// The largest that can be stored.
+        limit: f32,
+        /// The type.
+        dtype: &'static str,
+    },
     /// The threads of a model cannot be started.
     #[error("{source}; ask for fewer threads")]
     Threads {
@@ -193,6 +262,20 @@ impl fmt::Display for Position {
             Position::Whole => Ok(()),
             Position::Row(row) => write!(f, ", row {row}"),
             Position::Element { row, column } => write!(f, ", row {row}, column {column}"),
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl From<kernels::cuda::DeviceError> for ModelError {
+    fn from(error: kernels::cuda::DeviceError) -> Self {
+        use kernels::cuda::DeviceError;
+        let reason = error.to_string();
+        match error {
+            DeviceError::Unusable { .. } => ModelError::GpuUnusable { reason },
+            DeviceError::OutOfMemory { .. } => ModelError::OutOfMemory { reason },
+            DeviceError::Poisoned { .. } => ModelError::GpuPoisoned { reason },
+            DeviceError::Failed { .. } => ModelError::GpuFailed { reason },
         }
     }
 }

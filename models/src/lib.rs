@@ -30,6 +30,6 @@ pub use card::{Choice, ModelCard, Task, Tower};
 pub use error::ModelError;
 pub use kernels::matmul::Precision;
 pub use plan::cpu::{CpuExecutor, CpuModel};
-pub use plan::{Batch, Executor, Output, Plan};
+pub use plan::{Batch, Executor, Output, Plan, Values, cuda};
 pub use tokenizer::{Encoded, Tokenizer, Tokens};
 pub use weights::{DataType, Weights};

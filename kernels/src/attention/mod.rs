@@ -1,7 +1,7 @@
 //! Attention over packed sequences: every sequence of a batch attends to itself alone, without padding.
 //!
-//! Owns: [`attention`], its specification (`twin`) and its fast version (`cpu`). May import: the team, the instruction sets,
-//! `simd`. Must never import: other operations, anything that knows models.
+//! Owns: [`attention`], its specification (`twin`), its fast version (`cpu`) and its launch on a GPU (`cuda`). May import: the
+//! team, the instruction sets, `simd`, the device. Must never import: other operations, anything that knows models.
 //!
 //! # Contract
 //! Queries, keys and values are `[rows, stride] f32` each, of which head `h` of a row takes `head_size` numbers from
@@ -22,20 +22,29 @@
 //! | `Distance` | `table[head][reach + clamp(j - i, -reach, reach)]` |
 //! | `Disentangled` | `scale * (query[i] . position_key[index(i - j)] + key[j] . position_query[index(i - j)])`, either term may be absent |
 //!
-//! Tolerance against the twin in f64: 4e-6 * max(1, largest |score|) * (largest |value| of the span and head).
+//! Tolerance against the twin in f64, with the largest |score| and the largest |value| of the span and head, and the rounding of
+//! one number to the type, 2^-11 for f16 and 2^-8 for bf16:
+//!
+//! | where | tolerance |
+//! |---|---|
+//! | CPU | 4e-6 * max(1, score) * value |
+//! | GPU, f32 | 1e-5 * max(1, score) * value |
+//! | GPU, f16 and bf16 | (1e-5 * max(1, score) + 2 * rounding) * value: once for weights, once for the output |
 //!
 //! Source: Vaswani et al. 2017; Press et al. 2022 (ALiBi), Song et al. 2020 (MPNet's relative bias), He et al. 2021
 //! (DeBERTa's disentangled attention), Warner et al. 2024 (alternating windows).
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod layout;
 mod pack;
 mod position;
 #[cfg(test)]
 mod tests;
 mod tile;
-#[cfg(test)]
-mod twin;
+#[cfg(any(test, feature = "cuda"))]
+pub(crate) mod twin;
 mod vector;
 
 use std::ops::Range;

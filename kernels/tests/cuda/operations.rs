@@ -61,6 +61,11 @@ fn patches() {
 }
 
 #[test]
+fn attention() {
+    check("attention");
+}
+
+#[test]
 fn matmul() {
     check("matmul");
 }

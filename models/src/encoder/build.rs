@@ -79,11 +79,12 @@ fn embedding(plan: &mut PlanBuilder, spec: &EncoderSpec, prefix: &str, buffers: 
             let first_tokens = (!first.is_empty()).then(|| {
                 let tensors: Vec<_> = first.iter().map(|first| (name(&first.tensor), first.shape.clone())).collect();
                 let len = image.first_tokens * hidden;
+                let name = tensors.first().map_or_else(String::new, |(name, _)| name.clone());
                 let read = move |weights: &Weights| {
                     let parts = tensors.iter().map(|(name, shape)| weights.floats(name, shape));
                     Ok(parts.collect::<Result<Vec<_>, _>>()?.concat())
                 };
-                plan.computed_vector(VectorRecipe { len, read: Box::new(read) })
+                plan.computed_vector(VectorRecipe { name, len, read: Box::new(read) })
             });
             let positions = positions::of_patches(plan, image, first, positions, prefix, hidden);
             plan.step(Step::Assemble { patches: projected, first: first_tokens, positions, output: sum });
@@ -242,9 +243,10 @@ fn feed_forward(plan: &mut PlanBuilder, spec: &EncoderSpec, base: &str, input: B
 /// A matrix recipe of a head that reads part of the columns of a tensor `[outputs, columns]`.
 pub(super) fn columns(name: String, outputs: usize, columns: usize, range: std::ops::Range<usize>) -> MatrixRecipe {
     let inputs = range.len();
+    let called = name.clone();
     let read = move |weights: &Weights| {
         let all = weights.floats(&name, &[outputs, columns])?;
         Ok(all.chunks_exact(columns).flat_map(|row| row[range.clone()].iter().copied()).collect())
     };
-    MatrixRecipe { outputs, inputs, exact: true, read: Box::new(read) }
+    MatrixRecipe { name: called, outputs, inputs, exact: true, read: Box::new(read) }
 }

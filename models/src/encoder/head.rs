@@ -180,11 +180,12 @@ fn apply(plan: &mut PlanBuilder, spec: &EncoderSpec, prefix: &str, input: Buffer
             let len = tokens.vocab_size;
             let bias = bias.as_ref().map(|bias| {
                 let bias = bias.resolve(prefix);
+                let name = bias.clone();
                 let read = move |weights: &Weights| {
                     let own = own_bias.as_ref().filter(|own| weights.contains(own));
                     weights.floats(own.unwrap_or(&bias), &[len])
                 };
-                plan.computed_vector(VectorRecipe { len, read: Box::new(read) })
+                plan.computed_vector(VectorRecipe { name, len, read: Box::new(read) })
             });
             let output = plan.buffer(plan.axis(input), tokens.vocab_size);
             plan.step(Step::Linear { input, weight, bias, activation: Activation::Identity, residual: None, output });
@@ -193,11 +194,13 @@ fn apply(plan: &mut PlanBuilder, spec: &EncoderSpec, prefix: &str, input: Buffer
         HeadLayer::Dense { weights, size, bias, activation } => {
             let (outputs, own) = (*size, weights.clone());
             let read = move |_: &Weights| own.floats("linear.weight", &[outputs, inputs]);
-            let weight = plan.computed_matrix(MatrixRecipe { outputs, inputs, exact: true, read: Box::new(read) });
+            let name = "linear.weight".to_owned();
+            let weight = plan.computed_matrix(MatrixRecipe { name, outputs, inputs, exact: true, read: Box::new(read) });
             let own = weights.clone();
             let bias = bias.then(|| {
                 let read = move |_: &Weights| own.floats("linear.bias", &[outputs]);
-                plan.computed_vector(VectorRecipe { len: outputs, read: Box::new(read) })
+                let name = "linear.bias".to_owned();
+                plan.computed_vector(VectorRecipe { name, len: outputs, read: Box::new(read) })
             });
             let output = plan.buffer(plan.axis(input), outputs);
             plan.step(Step::Linear { input, weight, bias, activation: *activation, residual: None, output });
@@ -249,11 +252,14 @@ fn probe(plan: &mut PlanBuilder, spec: &EncoderSpec, name: &str, hidden: BufferI
         let product = |row: &[f32]| row.iter().zip(&probe).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>();
         Ok(weight.chunks_exact(size).zip(bias).take(size).map(|(row, bias)| (product(row) + f64::from(bias)) as f32).collect())
     };
-    let query = plan.computed_vector(VectorRecipe { len: size, read: Box::new(read) });
+    let query = plan.computed_vector(VectorRecipe { name: format!("{name}.probe"), len: size, read: Box::new(read) });
+    let called = [in_weight.clone(), in_bias.clone()];
     let read = move |weights: &Weights| Ok(weights.floats(&in_weight, &[3 * size, size])?.split_off(size * size));
-    let weight = plan.computed_matrix(MatrixRecipe { outputs: 2 * size, inputs: size, exact: false, read: Box::new(read) });
+    let [weight_name, bias_name] = called;
+    let read = Box::new(read);
+    let weight = plan.computed_matrix(MatrixRecipe { name: weight_name, outputs: 2 * size, inputs: size, exact: false, read });
     let read = move |weights: &Weights| Ok(weights.floats(&in_bias, &[3 * size])?.split_off(size));
-    let bias = plan.computed_vector(VectorRecipe { len: 2 * size, read: Box::new(read) });
+    let bias = plan.computed_vector(VectorRecipe { name: bias_name, len: 2 * size, read: Box::new(read) });
     let (kv, attended) = (plan.buffer(Axis::Tokens, 2 * size), plan.buffer(Axis::Items, size));
     plan.step(Step::Linear {
         input: hidden,

@@ -25,6 +25,7 @@ pub(super) fn of_patches(
     let tokens = |first: &FirstTokens| first.shape.iter().product::<usize>() / hidden.max(1);
     let first: Vec<(usize, bool)> = first.iter().map(|first| (tokens(first), first.positioned)).collect();
     let (resize, grid) = (positions.resize, image.grid());
+    let name = tensor.clone();
     let read = move |weights: &Weights| {
         let stored = weights.floats(&tensor, &shape)?;
         let mut rest = &stored[..];
@@ -44,7 +45,7 @@ pub(super) fn of_patches(
         }
         Ok(all)
     };
-    plan.computed_vector(VectorRecipe { len: image.tokens() * hidden, read: Box::new(read) })
+    plan.computed_vector(VectorRecipe { name, len: image.tokens() * hidden, read: Box::new(read) })
 }
 
 /// ALiBi: `-slope * |distance|`.

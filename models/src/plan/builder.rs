@@ -59,7 +59,9 @@ impl PlanBuilder {
     /// A matrix of which `parts` are the rows.
     pub(crate) fn matrix(&mut self, parts: Vec<MatrixPart>, inputs: usize) -> MatrixId {
         let outputs = parts.iter().map(|part| part.rows).sum();
+        let name = first_name(&parts);
         self.computed_matrix(MatrixRecipe {
+            name,
             outputs,
             inputs,
             exact: false,
@@ -77,7 +79,11 @@ impl PlanBuilder {
     pub(crate) fn vector(&mut self, name: &str, shape: &[usize]) -> VectorId {
         let (name, shape) = (name.to_owned(), shape.to_vec());
         let len = shape.iter().product();
-        self.computed_vector(VectorRecipe { len, read: Box::new(move |weights| weights.floats(&name, &shape)) })
+        self.computed_vector(VectorRecipe {
+            name: name.clone(),
+            len,
+            read: Box::new(move |weights| weights.floats(&name, &shape)),
+        })
     }
 
     /// A vector made in any other way.
@@ -115,7 +121,11 @@ impl PlanBuilder {
         LinearIds {
             weight: self.matrix(weights, inputs),
             bias: bias.then(|| {
-                self.computed_vector(VectorRecipe { len: outputs, read: Box::new(move |weights| read_vector(weights, &biases)) })
+                self.computed_vector(VectorRecipe {
+                    name: first_name(&biases),
+                    len: outputs,
+                    read: Box::new(move |weights| read_vector(weights, &biases)),
+                })
             }),
         }
     }
@@ -131,7 +141,7 @@ impl PlanBuilder {
     pub(crate) fn norm(&mut self, name: &str, size: usize, eps: f64, bias: bool) -> NormStep {
         let read = |kind: usize| -> VectorRecipe {
             let name = name.to_owned();
-            VectorRecipe { len: size, read: Box::new(move |weights| weights.norm(&name, kind, size)) }
+            VectorRecipe { name: name.clone(), len: size, read: Box::new(move |weights| weights.norm(&name, kind, size)) }
         };
         let (weight, shift) = (read(0), bias.then(|| read(1)));
         NormStep { weight: self.computed_vector(weight), bias: shift.map(|shift| self.computed_vector(shift)), eps: eps as f32 }
@@ -161,4 +171,8 @@ impl PlanBuilder {
     pub(crate) fn build(self) -> Plan {
         Plan { steps: self.steps, buffers: self.buffers, outputs: self.outputs, recipes: self.recipes, input: self.input }
     }
+}
+
+fn first_name(parts: &[MatrixPart]) -> String {
+    parts.first().map_or_else(String::new, |part| part.name.clone())
 }

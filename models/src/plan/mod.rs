@@ -1,7 +1,7 @@
 //! Plans: what a model computes, step by step, over packed batches; and who carries them out.
 //!
 //! Owns: [`Plan`], its steps and buffers, how its weights are made from files (`recipe`), packed input ([`batch`]), and the
-//! executor on the processor ([`cpu`]). May import: kernels, this crate's weights and errors. Must never import: cards,
+//! executors on the processor ([`cpu`]) and on GPUs ([`cuda`]). May import: kernels, this crate's weights and errors. Must never import: cards,
 //! architectures, tokenizers.
 //!
 //! A plan is made once per loaded model and knows no device. Its buffers have a fixed number of columns and as many rows as a
@@ -13,7 +13,9 @@
 pub mod batch;
 mod builder;
 pub mod cpu;
+pub mod cuda;
 mod recipe;
+mod values;
 
 use kernels::activation::Activation;
 use kernels::pool::PoolSpec;
@@ -22,6 +24,7 @@ pub use batch::{Batch, Input, Sequence};
 pub(crate) use builder::{LinearIds, PlanBuilder};
 pub use recipe::MappedTable;
 pub(crate) use recipe::{BiasRecipe, BiasValues, MatrixPart, MatrixRecipe, Recipes, RotaryRecipe, TableRecipe, VectorRecipe};
+pub use values::Values;
 
 use crate::error::ModelError;
 
@@ -79,6 +82,22 @@ pub enum Taken {
     Id(u32),
     /// The first of those with the largest id.
     LargestId,
+}
+
+impl Taken {
+    /// Which token of a sequence of so many it is; `ids` tells theirs.
+    pub(crate) fn of<'a>(self, tokens: usize, ids: impl Fn() -> &'a [u32]) -> usize {
+        match self {
+            Taken::First => 0,
+            Taken::Last => tokens - 1,
+            Taken::Id(id) => ids().iter().position(|other| *other == id).unwrap_or(0),
+            Taken::LargestId => {
+                let ids = ids();
+                let largest = ids.iter().max();
+                ids.iter().position(|id| Some(id) == largest).unwrap_or(0)
+            }
+        }
+    }
 }
 
 /// Attention of a step; buffers apart.
@@ -181,7 +200,7 @@ pub struct OutputSpec {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Output {
     /// `[rows, columns]`: rows of all tokens or all items of the batch, in order.
-    pub values: Vec<f32>,
+    pub values: Values,
     /// Numbers per row.
     pub columns: usize,
 }

@@ -81,6 +81,8 @@ pub(crate) fn read_vector(weights: &Weights, parts: &[MatrixPart]) -> Result<Vec
 
 /// A weight matrix, `[outputs, inputs]` in row-major order.
 pub(crate) struct MatrixRecipe {
+    /// What it is called where a number of it is refused: the tensor that it comes from, or the first of them.
+    pub(crate) name: String,
     pub(crate) outputs: usize,
     pub(crate) inputs: usize,
     /// Small matrices of heads are multiplied in f32 whatever the model runs in: they cost nothing and decide the answer.
@@ -90,6 +92,8 @@ pub(crate) struct MatrixRecipe {
 
 /// A weight vector, or a small matrix that is read as one.
 pub(crate) struct VectorRecipe {
+    /// What it is called where a number of it is refused: the tensor that it comes from, or the first of them.
+    pub(crate) name: String,
     pub(crate) len: usize,
     pub(crate) read: Read<Vec<f32>>,
 }
@@ -158,8 +162,11 @@ pub(crate) struct Recipes {
 
 impl fmt::Debug for Recipes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shapes: Vec<[usize; 2]> = self.matrices.iter().map(|matrix| [matrix.outputs, matrix.inputs]).collect();
-        f.debug_struct("Recipes").field("matrices", &shapes).field("tables", &self.tables).finish_non_exhaustive()
+        let matrix = |matrix: &MatrixRecipe| (matrix.name.clone(), [matrix.outputs, matrix.inputs]);
+        let matrices: Vec<_> = self.matrices.iter().map(matrix).collect();
+        let vectors: Vec<_> = self.vectors.iter().map(|vector| (&vector.name, vector.len)).collect();
+        let mut all = f.debug_struct("Recipes");
+        all.field("matrices", &matrices).field("vectors", &vectors).field("tables", &self.tables).finish_non_exhaustive()
     }
 }
 

@@ -5,8 +5,9 @@ use std::path::Path;
 use models::{Choice, Executor, ModelCard, Precision, Task, Tower};
 use serde_json::{Value, json};
 
-use crate::families::{Fixture, Item, TOLERANCE, batch, difference, executor, items, part};
+use crate::families::{TOLERANCE, executor};
 use crate::fixture::{copy_of, edit, family};
+use crate::recorded::{Fixture, Item, batch, difference, items, part};
 
 const AS_IT_IS: Choice = Choice { task: None, tower: None };
 const VISION: Choice = Choice { task: None, tower: Some(Tower::Vision) };

@@ -8,6 +8,7 @@ mod hostile;
 mod images;
 mod mixes;
 mod precision;
+mod recorded;
 mod refusals;
 mod texts;
 mod towers;

@@ -3,7 +3,8 @@
 use models::plan::Executor;
 use models::{Precision, Task};
 
-use crate::families::{DIRECTORIES, Fixture, batch, executor, items, part};
+use crate::families::executor;
+use crate::recorded::{DIRECTORIES, Fixture, batch, items, part};
 
 /// The smallest cosine between an embedding in bf16 and in f32.
 const LEAST_COSINE: f64 = 0.9999;

@@ -5,8 +5,9 @@ use models::plan::batch::{Integers, Texts};
 use models::{Batch, Choice, ModelCard, Precision, Tokenizer, Tower};
 use serde_json::{Value, json};
 
-use crate::families::{Fixture, TOLERANCE, difference, executor};
+use crate::families::{TOLERANCE, executor};
 use crate::fixture::family;
+use crate::recorded::{Fixture, difference};
 
 /// The texts of a directory's record, each with its ids.
 fn texts(name: &str) -> Vec<(String, Vec<i64>)> {

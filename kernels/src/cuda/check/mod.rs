@@ -7,6 +7,7 @@
 //! is the kernel. Outputs stand between canaries that must survive.
 
 mod activation;
+mod attention;
 mod embed;
 mod matmul;
 mod norm;
@@ -97,7 +98,7 @@ impl Check {
 
 /// All comparisons that a device with this compute capability (ten times: 80 for 8.0) can make.
 pub fn checks(capability: u32) -> impl Iterator<Item = Check> {
-    let operations: [fn() -> Vec<Check>; 8] = [
+    let operations: [fn() -> Vec<Check>; 9] = [
         embed::checks,
         norm::checks,
         rotary::checks,
@@ -106,6 +107,7 @@ pub fn checks(capability: u32) -> impl Iterator<Item = Check> {
         pool::checks,
         rows::checks,
         patches::checks,
+        attention::checks,
     ];
     let possible = move |check: &Check| check.dtype != DeviceType::Bf16 || capability >= 80;
     operations.into_iter().flat_map(|checks| checks()).filter(possible)

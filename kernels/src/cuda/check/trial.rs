@@ -147,6 +147,12 @@ impl Tensor {
         self.view
     }
 
+    /// The numbers, once all work on `stream` is done.
+    pub(super) fn read(&self, stream: &Stream) -> Result<Vec<f64>, DeviceError> {
+        let bytes = self.buffer.download(stream)?;
+        Ok(decode(self.view.dtype, &bytes[self.start..self.start + self.view.bytes()]))
+    }
+
     /// Compares the numbers with `want` as [`Outcome::compare`] does, and looks after the canaries.
     pub(super) fn compare(
         &self,

@@ -27,7 +27,7 @@ const DEFAULTS: Defaults = Defaults {
 
 /// Both towers in one directory: the embeddings are divided by their length.
 pub(super) fn siglip(config: &JsonFile, tower: Option<Tower>) -> Result<Family, ModelError> {
-    let section = |name: &str, model_type: &str| {
+    let section = |name: &str, model_type: &str| -> Result<JsonFile, ModelError> {
         let section = tower_section(config, name)?;
         refuse_other(&section, "model_type", &Value::from(model_type))?;
         Ok(section)

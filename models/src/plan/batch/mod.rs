@@ -66,6 +66,12 @@ impl ImageInput {
         (self.height / self.patch.0, self.width / self.patch.1)
     }
 
+    /// Rows of pixels, and pixels of a row, that patches cover.
+    pub fn covered(&self) -> (usize, usize) {
+        let (down, across) = self.grid();
+        (down * self.patch.0, across * self.patch.1)
+    }
+
     /// Patches of an image.
     pub fn patches(&self) -> usize {
         let (down, across) = self.grid();

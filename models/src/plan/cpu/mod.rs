@@ -199,15 +199,12 @@ impl Executor for CpuExecutor {
         let plan = &self.model.plan;
         let rows = |axis: Axis| if axis == Axis::Items { batch.sequences().len() } else { batch.tokens() };
         // The only memory that a batch allocates for numbers: it leaves with the answer.
-        let mut outputs: Vec<Output> = plan
-            .outputs
-            .iter()
-            .map(|output| Output { values: vec![0.0; rows(output.axis) * output.columns], columns: output.columns })
-            .collect();
+        let mut outputs: Vec<Vec<f32>> =
+            plan.outputs.iter().map(|output| vec![0.0; rows(output.axis) * output.columns]).collect();
         let most = chunk_tokens(plan);
         let share = batch.tokens().div_ceil(self.lanes.len().max(1)).max(FEWEST_TOKENS);
         let cuts = Self::cut(batch.sequences(), most.min(share));
-        let mut rest: Vec<&mut [f32]> = outputs.iter_mut().map(|output| &mut output.values[..]).collect();
+        let mut rest: Vec<&mut [f32]> = outputs.iter_mut().map(|output| &mut output[..]).collect();
         let mut chunks = Vec::with_capacity(cuts.len());
         for sequences in cuts {
             let tokens: usize = batch.sequences()[sequences.clone()].iter().map(|sequence| sequence.tokens.len()).sum();
@@ -244,7 +241,8 @@ impl Executor for CpuExecutor {
                 }
             });
         }
-        Ok(outputs)
+        let outputs = outputs.into_iter().zip(&plan.outputs);
+        Ok(outputs.map(|(values, output)| Output { values: values.into(), columns: output.columns }).collect())
     }
 }
 

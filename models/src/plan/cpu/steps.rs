@@ -291,16 +291,7 @@ impl<'a> ChunkRun<'a, '_> {
         let [input, output] = self.slots([input, output]);
         for (sequence, output) in sequences.iter().zip(output.chunks_exact_mut(n)) {
             let tokens = sequence.tokens.start..sequence.tokens.start + sequence.real;
-            let token = match taken {
-                Taken::First => 0,
-                Taken::Last => sequence.real - 1,
-                Taken::Id(id) => ids[tokens].iter().position(|other| *other == id).unwrap_or(0),
-                Taken::LargestId => {
-                    let ids = &ids[tokens];
-                    let largest = ids.iter().max();
-                    ids.iter().position(|id| Some(id) == largest).unwrap_or(0)
-                }
-            };
+            let token = taken.of(sequence.real, || &ids[tokens.clone()]);
             let from = (sequence.tokens.start - first + token) * n;
             output.copy_from_slice(&input[from..from + n]);
         }

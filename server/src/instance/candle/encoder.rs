@@ -1,7 +1,7 @@
 //! Encoder models: tokens or images to vectors and logits, in packed batches.
 
 use std::num::NonZeroUsize;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -262,15 +262,15 @@ impl EncoderInstance {
 }
 
 /// Numbers whose memory becomes that of answers.
-struct Floats(Vec<f32>);
+struct Floats<T>(T);
 
-impl AsRef<[u8]> for Floats {
+impl<T: Deref<Target = [f32]>> AsRef<[u8]> for Floats<T> {
     fn as_ref(&self) -> &[u8] {
         bytemuck::cast_slice(&self.0)
     }
 }
 
-impl Floats {
+impl<T: Deref<Target = [f32]> + Send + 'static> Floats<T> {
     /// The numbers with the low byte first, which on all processors that we run on is how they are already.
     fn into_bytes(self) -> Bytes {
         if cfg!(target_endian = "little") {
