@@ -274,6 +274,11 @@ pub enum LoadError {
     UnknownBuiltin { model: String, kind: String, known: &'static str },
     #[error("parameter '{parameter}' of model '{model}' must be {expected}, got '{got}'")]
     Parameter { model: String, parameter: String, expected: &'static str, got: String },
+    #[error(
+        "parameter '{parameter}' of model '{model}' is for instances on {device}, and it has none there; \
+         leave it out, or write {instead} in its instance_group"
+    )]
+    DeviceParameter { model: String, parameter: String, device: &'static str, instead: &'static str },
     #[error("'{kind}' has no parameter '{parameter}' (model '{model}'); it takes: {known}")]
     UnknownParameter { model: String, kind: &'static str, parameter: String, known: String },
     #[error("model '{model}' does not suit '{kind}', which needs {expected}; its configuration has {got}")]
@@ -284,6 +289,8 @@ pub enum LoadError {
          ask for at most {available}, or start the server with --device-slots cpu={threads}"
     )]
     Threads { model: String, threads: usize, available: usize },
+    #[error("{reason}")]
+    DeviceMemory { reason: String },
     #[error("instance group of model '{model}' asks for {kind}, but {reason}")]
     Device { model: String, kind: &'static str, reason: String },
     /// A rate limiter's resource of which there will never be enough.
@@ -330,6 +337,12 @@ pub enum ExecuteError {
     /// The model's instance is gone and could not be made anew.
     #[error("model '{model}' has no working instance: {reason}")]
     NoInstance { model: String, reason: String },
+    /// The device of the model's instance is lost for good.
+    #[error("model '{model}' cannot run: {reason}; the server must be restarted")]
+    DeviceLost { model: String, reason: String },
+    /// The device has no memory for the request, not even alone.
+    #[error("{message}")]
+    DeviceMemory { message: String },
 }
 
 /// Why a request got no answer.
@@ -378,10 +391,8 @@ pub enum InferError {
     ContentsAndRaw { input: String, model: String },
     #[error("expected {expected} entries in raw_input_contents for the inputs of model '{model}', got {got}")]
     RawCount { model: String, expected: usize, got: usize },
-    #[error(
-        "'{parameter}' of tensor '{tensor}' of model '{model}' is not supported by this server: shared memory is not built yet"
-    )]
-    SharedMemory { parameter: String, tensor: String, model: String },
+    #[error(transparent)]
+    SharedMemory(#[from] SharedMemoryError),
     #[error("unexpected inference input '{input}' for model '{model}'")]
     UnexpectedInput { input: String, model: String },
     #[error("unexpected inference output '{output}' for model '{model}'")]
@@ -455,6 +466,94 @@ impl InferError {
             Self::QueueFull { retry_after, .. } => Self::QueueFull { tag: tag(), retry_after },
             Self::EnsembleStep { ensemble, source } => Self::EnsembleStep { ensemble, source: Box::new(source.for_request(id)) },
             other => other,
+        }
+    }
+}
+
+/// Why a region of shared memory cannot be registered, found, read or written. The beginnings of texts are Triton's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum SharedMemoryError {
+    /// `what` is "shared memory", or the kind of it that is off.
+    #[error("Client {what} is disabled. Start the server with '--allow-client-shm=true' to enable.")]
+    Disabled { what: &'static str },
+    #[error("shared memory region '{region}' already in manager")]
+    Exists { region: String },
+    #[error(
+        "cannot register shared memory region '{region}' with key '{key}' as the key contains the reserved prefix '{prefix}'"
+    )]
+    ReservedKey { region: String, key: String, prefix: &'static str },
+    #[error("cannot register shared memory region '{region}' - invalid shm key '{key}'")]
+    BadKey { region: String, key: String },
+    #[error("Unable to open shared memory region: '{key}': {reason}")]
+    Open { key: String, reason: String },
+    #[error("failed to register shared memory region '{region}': invalid args: {reason}")]
+    Unfit { region: String, reason: String },
+    #[error("failed to register shared memory region '{region}': there are {limit} regions, and this server keeps no more")]
+    TooMany { region: String, limit: usize },
+    #[error("failed to register CUDA shared memory region: '{region}', GPUs not supported: {reason}")]
+    NoGpu { region: String, reason: String },
+    #[error("Unable to find {kind}shared memory region: '{region}'")]
+    Unknown { kind: &'static str, region: String },
+    #[error("The region named '{region}' is registered as {found} shared memory, not {wanted} shared memory")]
+    OtherKind { region: String, found: &'static str, wanted: &'static str },
+    #[error("invalid value type for '{parameter}' parameter for tensor '{tensor}', expected {expected}.")]
+    ParameterType { parameter: &'static str, tensor: String, expected: &'static str },
+    #[error("'{parameter}' can not be specified without 'shared_memory_region' parameter for tensor '{tensor}'")]
+    NoRegion { parameter: &'static str, tensor: String },
+    #[error("'shared_memory_byte_size' must be specified along with 'shared_memory_region' parameter for tensor '{tensor}'")]
+    NoByteSize { tensor: String },
+    #[error("unexpected 'content' provided when using shared memory for input tensor '{input}' for model '{model}'")]
+    ContentsToo { input: String, model: String },
+    #[error("Invalid offset for shared memory region: '{region}'")]
+    Offset { region: String },
+    #[error("Invalid offset + byte size for shared memory region: '{region}'")]
+    Range { region: String },
+    #[error(
+        "Integer overflow detected: byte_size ({byte_size}) + offset ({offset}) exceeds maximum value ({}) for region '{region}'",
+        u64::MAX
+    )]
+    Overflow { region: String, byte_size: u64, offset: u64 },
+    #[error("the inputs have {got} bytes in shared memory, more than the {limit} bytes that a request may have there")]
+    InputsTooLarge { got: u64, limit: u64 },
+    #[error(
+        "shared memory size specified with the request for output '{output}' ({given} bytes) should be at least {needed} bytes to hold the results"
+    )]
+    OutputTooLarge { output: String, given: u64, needed: u64 },
+    /// Its owner has shortened the object since.
+    #[error(
+        "shared memory region '{region}' has become shorter than it was registered: {needed} bytes of its object are needed, {left} are left; unregister it, and register it as it is"
+    )]
+    Shrunk { region: String, needed: u64, left: u64 },
+    #[error("unable to {access} shared memory region '{region}': {reason}")]
+    Access { access: &'static str, region: String, reason: String },
+}
+
+impl SharedMemoryError {
+    /// The region that it is about, where it names one.
+    pub fn region(&self) -> Option<&str> {
+        match self {
+            Self::Disabled { .. }
+            | Self::Open { .. }
+            | Self::ParameterType { .. }
+            | Self::NoRegion { .. }
+            | Self::NoByteSize { .. }
+            | Self::ContentsToo { .. }
+            | Self::InputsTooLarge { .. }
+            | Self::OutputTooLarge { .. } => None,
+            Self::Exists { region }
+            | Self::ReservedKey { region, .. }
+            | Self::BadKey { region, .. }
+            | Self::Unfit { region, .. }
+            | Self::TooMany { region, .. }
+            | Self::NoGpu { region, .. }
+            | Self::Unknown { region, .. }
+            | Self::OtherKind { region, .. }
+            | Self::Offset { region }
+            | Self::Range { region }
+            | Self::Overflow { region, .. }
+            | Self::Shrunk { region, .. }
+            | Self::Access { region, .. } => Some(region),
         }
     }
 }

@@ -26,6 +26,7 @@ pub mod instance;
 pub mod observe;
 pub mod repository;
 pub mod scheduler;
+pub mod shared_memory;
 
 pub mod classification;
 pub mod cli;

@@ -3,9 +3,10 @@
 //! Owns: whether there is a device that serves and why not (`driver`, `blas`), opening it with its kernels (`gpu`, `images`),
 //! memory on it (`memory`) and the account of that (`ledger`), memory of the host that it copies from and to (`pinned`), streams
 //! and launches (`stream`) and what those of operations have in common (`launch`), moments to wait for (`event`), recorded
-//! launches (`graph`), views of memory that operations take (`view`), why any of it fails (`error`), the comparison of all
-//! kernels with their specifications ([`check`]), and what the emulated device tells tests ([`emulated`]). May import: cudarc,
-//! libloading; `check` alone: operations. Must never import: anything that knows models or requests.
+//! launches (`graph`), views of memory that operations take (`view`), memory of other processes ([`ipc`]), why any of it fails
+//! (`error`), the comparison of all kernels with their specifications ([`check`]), and what the emulated device tells tests
+//! ([`emulated`]). May import: cudarc, libloading; `check` alone: operations. Must never import: anything that knows models or
+//! requests.
 //!
 //! Each operation has its launch in `<operation>/cuda.rs`, which checks sizes and types, and its kernels in
 //! `<operation>/<operation>.cu`. Nothing here is opened before a GPU is asked for: the driver and cuBLASLt are found at run
@@ -30,6 +31,7 @@ mod event;
 mod gpu;
 mod graph;
 mod images;
+pub mod ipc;
 pub(crate) mod launch;
 mod ledger;
 mod memory;

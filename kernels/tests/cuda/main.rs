@@ -3,6 +3,7 @@
 mod alone;
 mod device;
 mod emulated;
+mod ipc;
 mod matmul;
 mod operations;
 mod runtime;

@@ -206,7 +206,7 @@ fn signature(tensors: &[TensorMetadata]) -> String {
 }
 
 /// Columns as wide as their widest cell, two spaces apart; the last one is not padded.
-fn table<const COLUMNS: usize>(lines: &[[String; COLUMNS]]) -> String {
+pub(super) fn table<const COLUMNS: usize>(lines: &[[String; COLUMNS]]) -> String {
     let mut widths = [0; COLUMNS];
     for line in lines {
         for (width, cell) in widths.iter_mut().zip(line) {

@@ -15,7 +15,9 @@ use super::serve::{Address, GrpcConfig, Server, ServerConfig, Signals, Watching}
 use crate::clock::{self, Timestamp};
 use crate::grpc::HeaderForwarding;
 use crate::instance::default_tokenizer_threads;
+use crate::instance::device::DeviceChoice;
 use crate::repository::RepositoryOptions;
+use crate::shared_memory::Allowed;
 use crate::tensor::{DataType, Shape, Tensor};
 
 /// Each sentence belongs with the one beside it: 0 with 1, 2 with 3, 4 with 5.
@@ -70,12 +72,14 @@ impl DemoArgs {
         let address = |port, flag| Address { host: self.address.clone(), port, flag };
         ServerConfig {
             forwarding: HeaderForwarding::default(),
+            shared_memory: Allowed::default(),
             repository: RepositoryOptions::new(vec![self.model_repository.clone()]),
             name: "triton".to_owned(),
             grpc: Some(GrpcConfig { address: address(self.grpc_port, "--grpc-port"), ..GrpcConfig::default() }),
             http: Some(address(self.http_port, "--http-port")),
             metrics: Some(address(self.metrics_port, "--metrics-port")),
             watching: Watching::default(),
+            device: DeviceChoice::Auto,
             threads: None,
             tokenizer_threads: default_tokenizer_threads(),
             exit_on_error: true,

@@ -65,6 +65,9 @@ pub(super) enum CliError {
     /// A model directory cannot be used.
     #[error("'{}' cannot be served: {problem}", .path.display())]
     Load { path: PathBuf, problem: LoadError },
+    /// Models do not fit into the memory of a GPU, or cannot be read.
+    #[error("{0}")]
+    Plan(String),
     /// The example models are not there.
     #[error("'{}' holds no model '{model}'; `scripts/fetch-models` brings the example models", .repository.display())]
     NoExample { repository: PathBuf, model: String },

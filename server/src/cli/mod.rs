@@ -11,6 +11,7 @@ mod demo;
 mod error;
 mod infer;
 mod log;
+mod plan;
 mod serve;
 
 use std::io::{ErrorKind, Write};
@@ -44,6 +45,8 @@ enum Command {
     Models(control::ModelsArgs),
     /// Print the configuration with which a model directory would be served; no server is needed.
     Config(config::ConfigArgs),
+    /// Print how much memory of a GPU the models of a repository would take; neither a server nor a GPU is needed.
+    Plan(plan::PlanArgs),
     /// Serve the example repository and send it real sentences: embeddings, latency, throughput.
     Demo(Box<demo::DemoArgs>),
 }
@@ -64,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Infer(args) => infer::run(args),
         Command::Models(args) => control::run(args),
         Command::Config(args) => config::run(args),
+        Command::Plan(args) => plan::run(args),
         Command::Demo(args) => demo::run(args),
     };
     match result {

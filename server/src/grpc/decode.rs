@@ -12,11 +12,12 @@ use proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutp
 use proto::inference::{InferParameter, InferTensorContents, ModelInferRequest};
 
 use crate::clock::{self, Timestamp};
-use crate::error::{InferError, RequestProblem, RequestTag, WireShape};
+use crate::error::{InferError, RequestProblem, RequestTag, SharedMemoryError, WireShape};
 use crate::request::{InferRequest, InputTensor, Parameter, Parameters, RequestOptions, SequenceId, VersionChoice};
 use crate::tensor::DataType;
 use crate::timeline::Timeline;
 
+use super::shared::{self, Places};
 use super::timeline;
 
 /// Prefix of parameter names that only the protocol may use.
@@ -42,6 +43,8 @@ pub(crate) struct Body {
     pub(crate) request: InferRequest,
     /// Outputs that are wanted as classes, and how many; the front end applies it to the response.
     pub(crate) classes: Vec<(String, usize)>,
+    /// Tensors in shared memory: the contents of such inputs are still empty.
+    pub(crate) places: Places,
 }
 
 /// Reads parameters and version. Forwarded headers are added where the request has no parameter of that name.
@@ -154,33 +157,46 @@ pub(crate) fn parse_version(text: &str) -> Result<VersionChoice, InferError> {
 /// passed over as Triton passes over them.
 ///
 /// # Errors
-/// Contents that are missing, doubled or of the wrong kind; tensors in shared memory; a bad class count.
+/// Contents that are missing, doubled or of the wrong kind; a place in shared memory that says too little, or beside
+/// contents; a bad class count.
 pub(crate) fn body(message: ModelInferRequest, head: Head, received_at: Timestamp) -> Result<Body, InferError> {
     let model = message.model_name;
-    for input in &message.inputs {
-        refuse_shared_memory(&model, &input.name, &input.parameters)?;
+    let mut places = Places::default();
+    for (index, input) in message.inputs.iter().enumerate() {
+        let place = shared::place(&input.name, &input.parameters)?;
+        if place.is_some() && input.contents.is_some() {
+            return Err(SharedMemoryError::ContentsToo { input: input.name.clone(), model }.into());
+        }
+        places.inputs.extend(place.map(|place| (index, place)));
     }
     let tag = RequestTag(message.id.clone());
     let inputs = if message.raw_input_contents.is_empty() {
-        message.inputs.into_iter().map(|input| typed_input(&model, &tag, input)).collect::<Result<_, _>>()?
+        let inputs = message.inputs.into_iter().enumerate();
+        let tensors = inputs.map(|(index, input)| match places.has_input(index) {
+            true => Ok(input_tensor(input, Bytes::new())),
+            false => typed_input(&model, &tag, input),
+        });
+        tensors.collect::<Result<_, _>>()?
     } else {
-        raw_inputs(&model, message.inputs, message.raw_input_contents)?
+        raw_inputs(&model, message.inputs, message.raw_input_contents, &places)?
     };
     let mut outputs = Vec::with_capacity(message.outputs.len());
     let mut classes = Vec::new();
     for output in message.outputs {
-        if let Some(count) = class_count(&model, &output)? {
+        if let Some(count) = class_count(&output)? {
             classes.push((output.name.clone(), count));
         }
+        places.outputs.extend(shared::place(&output.name, &output.parameters)?.map(|place| (output.name.clone(), place)));
         outputs.push(output.name);
     }
     let Head { options, parameters, deadline, version: _ } = head;
     let timeline = options.timeline.then(|| Box::new(Timeline::begin(received_at, clock::now())));
     let request = InferRequest { id: message.id, options, parameters, inputs, outputs, received_at, deadline, timeline };
-    Ok(Body { request, classes })
+    Ok(Body { request, classes, places })
 }
 
-/// About how many bytes of tensor contents a request holds in memory.
+/// About how many bytes of tensor contents a request holds in memory, those included that will be copied from shared
+/// memory.
 pub(crate) fn content_bytes(message: &ModelInferRequest) -> usize {
     fn typed(contents: &InferTensorContents) -> usize {
         let texts = contents.bytes_contents.iter().map(Bytes::len).sum::<usize>();
@@ -196,20 +212,13 @@ pub(crate) fn content_bytes(message: &ModelInferRequest) -> usize {
         )
     }
     let raw = message.raw_input_contents.iter().map(Bytes::len).sum::<usize>();
-    message.inputs.iter().filter_map(|input| input.contents.as_ref()).map(typed).fold(raw, usize::saturating_add)
-}
-
-fn refuse_shared_memory(model: &str, tensor: &str, parameters: &BTreeMap<String, InferParameter>) -> Result<(), InferError> {
-    match parameters.keys().find(|name| name.starts_with("shared_memory_")) {
-        None => Ok(()),
-        Some(parameter) => {
-            Err(InferError::SharedMemory { parameter: parameter.clone(), tensor: tensor.to_owned(), model: model.to_owned() })
-        }
-    }
+    let contents = message.inputs.iter().filter_map(|input| input.contents.as_ref()).map(typed);
+    let placed = message.inputs.iter().map(|input| shared::byte_size(&input.parameters));
+    contents.chain(placed).fold(raw, usize::saturating_add)
 }
 
 /// How many classes are wanted of an output; `None` for the output itself.
-fn class_count(model: &str, output: &InferRequestedOutputTensor) -> Result<Option<usize>, InferError> {
+fn class_count(output: &InferRequestedOutputTensor) -> Result<Option<usize>, InferError> {
     const NAME: &str = "classification";
     let count = match output.parameters.get(NAME).map(|value| &value.parameter_choice) {
         None => 0,
@@ -218,25 +227,37 @@ fn class_count(model: &str, output: &InferRequestedOutputTensor) -> Result<Optio
         }
         Some(_) => return Err(InferError::ParameterType { parameter: NAME.to_owned(), expected: "int64_param" }),
     };
-    if count > 0 && output.parameters.contains_key("shared_memory_region") {
+    if count > 0 && output.parameters.contains_key(shared::REGION) {
         return Err(InferError::ClassificationInSharedMemory);
     }
-    refuse_shared_memory(model, &output.name, &output.parameters)?;
     Ok((count > 0).then(|| usize::try_from(count).unwrap_or(usize::MAX)))
 }
 
-fn raw_inputs(model: &str, inputs: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Result<Vec<InputTensor>, InferError> {
+/// Raw contents belong to the inputs that do not lie in shared memory, in their order.
+fn raw_inputs(
+    model: &str,
+    inputs: Vec<InferInputTensor>,
+    raw: Vec<Bytes>,
+    places: &Places,
+) -> Result<Vec<InputTensor>, InferError> {
     if let Some(input) = inputs.iter().find(|input| input.contents.is_some()) {
         return Err(InferError::ContentsAndRaw { input: input.name.clone(), model: model.to_owned() });
     }
-    // Entries are taken in the order of the inputs, so it is the first input without one that has no data.
-    if let Some(input) = inputs.get(raw.len()) {
-        return Err(InferError::NoContents { input: input.name.clone(), model: model.to_owned() });
+    let (expected, got) = (inputs.len().saturating_sub(places.inputs.len()), raw.len());
+    let mut raw = raw.into_iter();
+    let mut tensors = Vec::with_capacity(inputs.len());
+    for (index, input) in inputs.into_iter().enumerate() {
+        let contents = if places.has_input(index) { Some(Bytes::new()) } else { raw.next() };
+        // Entries are taken in the order of the inputs, so it is the first input without one that has no data.
+        let Some(contents) = contents else {
+            return Err(InferError::NoContents { input: input.name, model: model.to_owned() });
+        };
+        tensors.push(input_tensor(input, contents));
     }
-    if inputs.len() < raw.len() {
-        return Err(InferError::RawCount { model: model.to_owned(), expected: inputs.len(), got: raw.len() });
+    if got > expected {
+        return Err(InferError::RawCount { model: model.to_owned(), expected, got });
     }
-    Ok(inputs.into_iter().zip(raw).map(|(input, contents)| input_tensor(input, contents)).collect())
+    Ok(tensors)
 }
 
 fn input_tensor(input: InferInputTensor, contents: Bytes) -> InputTensor {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tonic_types::ErrorDetails;
 
-use crate::error::{ExecuteError, InferError, RequestProblem, SequenceFault};
+use crate::error::{ExecuteError, InferError, RequestProblem, SequenceFault, SharedMemoryError};
 
 /// The domain of all reasons.
 const DOMAIN: &str = "alcedo";
@@ -98,10 +98,23 @@ fn subject(error: &InferError) -> Vec<(&'static str, &str)> {
         | InferError::ContentsAndRaw { input, .. }
         | InferError::UnexpectedInput { input, .. } => vec![("input", input)],
         InferError::UnexpectedOutput { output, .. } => vec![("output", output)],
-        InferError::SharedMemory { parameter, tensor, .. } => vec![("parameter", parameter), ("tensor", tensor)],
+        InferError::SharedMemory(error) => shared_memory_subject(error),
         InferError::Request { problem, .. } => problem_subject(problem),
         InferError::Sequence(SequenceFault::NoStart { id, .. } | SequenceFault::IdUnfit { id, .. }) => vec![("sequence", id)],
         _ => Vec::new(),
+    }
+}
+
+fn shared_memory_subject(error: &SharedMemoryError) -> Vec<(&'static str, &str)> {
+    match error {
+        SharedMemoryError::ParameterType { parameter, tensor, .. } | SharedMemoryError::NoRegion { parameter, tensor } => {
+            vec![("parameter", parameter), ("tensor", tensor)]
+        }
+        SharedMemoryError::NoByteSize { tensor } => vec![("tensor", tensor)],
+        SharedMemoryError::ContentsToo { input, .. } => vec![("input", input)],
+        SharedMemoryError::OutputTooLarge { output, .. } => vec![("output", output)],
+        SharedMemoryError::Open { key, .. } => vec![("key", key)],
+        other => other.region().map(|region| ("region", region)).into_iter().collect(),
     }
 }
 
@@ -146,7 +159,7 @@ fn cause(error: &InferError) -> Cause {
         InferError::ContentsTwice { .. } | InferError::ContentsAndRaw { .. } => ("decode", "CONTENTS_TWICE"),
         InferError::NoContents { .. } => ("decode", "NO_CONTENTS"),
         InferError::RawCount { .. } => ("decode", "RAW_CONTENTS_COUNT"),
-        InferError::SharedMemory { .. } => ("decode", "SHARED_MEMORY_UNSUPPORTED"),
+        InferError::SharedMemory(error) => shared_memory_cause(error),
         InferError::UnexpectedInput { .. } => ("validation", "UNEXPECTED_INPUT"),
         InferError::UnexpectedOutput { .. } => ("validation", "UNEXPECTED_OUTPUT"),
         InferError::Request { problem: RequestProblem::Deadlock, .. } => ("ensemble", "MISSING_STEP_OUTPUT"),
@@ -171,6 +184,31 @@ fn cause(error: &InferError) -> Cause {
     Cause { reason, stage }
 }
 
+const fn shared_memory_cause(error: &SharedMemoryError) -> (&'static str, &'static str) {
+    match error {
+        SharedMemoryError::Disabled { .. } => ("decode", "SHARED_MEMORY_UNSUPPORTED"),
+        SharedMemoryError::Exists { .. } => ("registration", "REGION_EXISTS"),
+        SharedMemoryError::TooMany { .. } => ("registration", "TOO_MANY_REGIONS"),
+        SharedMemoryError::NoGpu { .. } => ("registration", "REGION_WITHOUT_GPU"),
+        SharedMemoryError::ReservedKey { .. }
+        | SharedMemoryError::BadKey { .. }
+        | SharedMemoryError::Open { .. }
+        | SharedMemoryError::Unfit { .. } => ("registration", "REGION_UNFIT"),
+        SharedMemoryError::Unknown { .. } | SharedMemoryError::OtherKind { .. } => ("lookup", "UNKNOWN_REGION"),
+        SharedMemoryError::ParameterType { .. }
+        | SharedMemoryError::NoRegion { .. }
+        | SharedMemoryError::NoByteSize { .. }
+        | SharedMemoryError::ContentsToo { .. } => ("decode", "SHARED_MEMORY_PARAMETERS"),
+        SharedMemoryError::Offset { .. }
+        | SharedMemoryError::Range { .. }
+        | SharedMemoryError::Overflow { .. }
+        | SharedMemoryError::InputsTooLarge { .. } => ("decode", "OUTSIDE_REGION"),
+        SharedMemoryError::OutputTooLarge { .. } => ("response", "OUTPUT_BEYOND_REGION"),
+        SharedMemoryError::Shrunk { .. } => ("copy", "REGION_SHRUNK"),
+        SharedMemoryError::Access { .. } => ("copy", "REGION_UNUSABLE"),
+    }
+}
+
 fn sequence_cause(fault: &SequenceFault) -> (&'static str, &'static str) {
     match fault {
         SequenceFault::BatchSize { .. } => ("validation", "SEQUENCE_BATCH_SIZE"),
@@ -188,6 +226,8 @@ const fn execute_reason(error: &ExecuteError) -> &'static str {
         ExecuteError::Panicked { .. } => "MODEL_PANICKED",
         ExecuteError::WrongOutput { .. } => "MODEL_WRONG_OUTPUT",
         ExecuteError::NoInstance { .. } => "NO_INSTANCE",
+        ExecuteError::DeviceLost { .. } => "DEVICE_LOST",
+        ExecuteError::DeviceMemory { .. } => "DEVICE_OUT_OF_MEMORY",
     }
 }
 

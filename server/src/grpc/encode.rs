@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use proto::inference::infer_parameter::ParameterChoice;
 use proto::inference::model_infer_response::InferOutputTensor;
 use proto::inference::{InferParameter, ModelInferResponse, ModelStreamInferResponse};
@@ -12,6 +13,7 @@ use crate::config::ModelConfig;
 use crate::error::InferError;
 use crate::request::{InferResponse, Parameter};
 
+use super::shared::{self, SharedTensors};
 use super::{details, status, timeline};
 
 /// On a stream: whether no response of this request follows.
@@ -44,19 +46,25 @@ pub(super) fn apply_classes(
     Ok(())
 }
 
-/// A response as a message. Contents are always raw and share the tensors' bytes.
-pub(super) fn response(response: InferResponse) -> ModelInferResponse {
+/// A response as a message. Contents are always raw and share the tensors' bytes. An output in shared memory has been
+/// written there: it has its place as parameters, and empty contents, by which clients keep count of the others.
+pub(super) fn response(response: InferResponse, shared: &SharedTensors) -> ModelInferResponse {
     let mut outputs = Vec::with_capacity(response.outputs.len());
     let mut raw_output_contents = Vec::with_capacity(response.outputs.len());
     for output in response.outputs {
+        let contents = output.tensor.bytes();
+        let (parameters, raw) = match shared.place_of(&output.name) {
+            Some(place) => (shared::parameters(place, contents.len()), Bytes::new()),
+            None => (BTreeMap::new(), contents.clone()),
+        };
+        raw_output_contents.push(raw);
         outputs.push(InferOutputTensor {
             name: output.name.to_string(),
             datatype: output.tensor.datatype().as_str().to_owned(),
             shape: output.tensor.shape().sizes().iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect(),
-            parameters: BTreeMap::new(),
+            parameters,
             contents: None,
         });
-        raw_output_contents.push(output.tensor.bytes().clone());
     }
     let mut message = ModelInferResponse {
         model_name: response.model_name.to_string(),
@@ -74,8 +82,8 @@ pub(super) fn response(response: InferResponse) -> ModelInferResponse {
 }
 
 /// A response on a stream, with its final flag.
-pub(super) fn streamed(response_of: InferResponse, last: bool) -> ModelStreamInferResponse {
-    let mut message = response(response_of);
+pub(super) fn streamed(response_of: InferResponse, shared: &SharedTensors, last: bool) -> ModelStreamInferResponse {
+    let mut message = response(response_of, shared);
     message.parameters.insert(FINAL_FLAG.to_owned(), parameter(Parameter::Bool(last)));
     ModelStreamInferResponse { error_message: String::new(), infer_response: Some(message) }
 }
@@ -141,8 +149,6 @@ fn parameter(value: Parameter) -> InferParameter {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::request::{ComputeTiming, OutputTensor, Parameters};
     use crate::tensor::{DataType, Shape, Tensor};
@@ -163,7 +169,7 @@ mod tests {
     #[test]
     fn contents_are_raw_and_shared() {
         let bytes = Bytes::from(vec![1, 0, 0, 0, 2, 0, 0, 0]);
-        let message = response(answered(bytes.clone()));
+        let message = response(answered(bytes.clone()), &SharedTensors::default());
         assert_eq!((message.model_name.as_str(), message.model_version.as_str(), message.id.as_str()), ("m", "7", "id"));
         let output = message.outputs.first().expect("one output");
         assert_eq!((output.name.as_str(), output.datatype.as_str(), output.shape.as_slice()), ("OUT", "INT32", &[1, 2][..]));
@@ -179,7 +185,7 @@ mod tests {
         let flag = |message: &ModelStreamInferResponse| {
             message.infer_response.as_ref().and_then(|response| response.parameters[FINAL_FLAG].parameter_choice.clone())
         };
-        let message = streamed(answered(Bytes::from(vec![0; 8])), false);
+        let message = streamed(answered(Bytes::from(vec![0; 8])), &SharedTensors::default(), false);
         assert_eq!(flag(&message), Some(ParameterChoice::BoolParam(false)));
         let correlation = Correlation { id: "id".to_owned(), model: "m".to_owned(), version: "7".to_owned() };
         assert_eq!(flag(&empty_final(&correlation)), Some(ParameterChoice::BoolParam(true)));

@@ -1,5 +1,6 @@
 //! What every front end stands on: the repository, the phase of the server, and its name.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::error::InferError;
@@ -7,12 +8,13 @@ use crate::observe::host::Host;
 use crate::repository::Repository;
 use crate::request::VersionChoice;
 use crate::scheduler::ModelHandle;
+use crate::shared_memory::{Allowed, Regions};
 
 use super::decode;
 use super::forward::HeaderForwarding;
 use super::lifecycle::{Lifecycle, Phase};
 
-/// Protocol extensions that are served, by the names under which clients look for them.
+/// Protocol extensions that are always served, by the names under which clients look for them.
 const EXTENSIONS: [&str; 8] = [
     "classification",
     "sequence",
@@ -40,6 +42,8 @@ pub struct FrontEnd {
     pub forwarding: HeaderForwarding,
     /// The machine, where something looks at it.
     pub host: Host,
+    /// Shared memory of clients.
+    pub regions: Regions,
 }
 
 /// What the server says about itself.
@@ -50,7 +54,7 @@ pub struct ServerDescription {
     /// Its version.
     pub version: &'static str,
     /// The protocol extensions that it serves.
-    pub extensions: &'static [&'static str],
+    pub extensions: Vec<Cow<'static, str>>,
 }
 
 impl FrontEnd {
@@ -62,6 +66,7 @@ impl FrontEnd {
             server_name: server_name.into(),
             forwarding: HeaderForwarding::default(),
             host: Host::default(),
+            regions: Regions::default(),
         }
     }
 
@@ -110,8 +115,14 @@ impl FrontEnd {
         if self.repository.is_startup_done() { error } else { InferError::ServerNotReady }
     }
 
-    /// What the server says about itself.
+    /// What the server says about itself. Shared memory is an extension where it is on, and this build has it. The last
+    /// extension is no protocol: it tells the device of models whose configuration leaves it open.
     pub fn describe(&self) -> ServerDescription {
-        ServerDescription { name: self.server_name.to_string(), version: env!("CARGO_PKG_VERSION"), extensions: &EXTENSIONS }
+        let Allowed { system, cuda } = self.regions.allowed();
+        let mut extensions: Vec<Cow<'static, str>> = EXTENSIONS.map(Cow::Borrowed).to_vec();
+        extensions.extend(system.then_some("system_shared_memory".into()));
+        extensions.extend((cuda && cfg!(feature = "cuda")).then_some("cuda_shared_memory".into()));
+        extensions.push(format!("device({})", self.repository.chosen_device()).into());
+        ServerDescription { name: self.server_name.to_string(), version: env!("CARGO_PKG_VERSION"), extensions }
     }
 }

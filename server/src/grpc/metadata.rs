@@ -1,5 +1,7 @@
 //! Metadata of the server and of models, and the configurations that models are served with.
 
+use std::borrow::Cow;
+
 use proto::inference::model_metadata_response::TensorMetadata;
 use proto::inference::{ModelConfigResponse, ModelMetadataResponse, ServerMetadataResponse};
 
@@ -16,7 +18,7 @@ pub(super) fn server(front_end: &FrontEnd) -> ServerMetadataResponse {
     ServerMetadataResponse {
         name: description.name,
         version: description.version.to_owned(),
-        extensions: description.extensions.iter().map(|extension| (*extension).to_owned()).collect(),
+        extensions: description.extensions.into_iter().map(Cow::into_owned).collect(),
     }
 }
 

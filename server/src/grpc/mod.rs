@@ -1,6 +1,6 @@
 //! Owns the gRPC front end: messages to requests, answers to messages, errors to codes, and the server's phases,
 //! which the HTTP front end shares. May import the words, `config`, `classification`, `scheduler`, `repository`,
-//! `observe` and `proto`; must never import `instance`, candle or `models`.
+//! `shared_memory`, `observe` and `proto`; must never import `instance`, candle or `models`.
 //!
 //! **Invariant:** only [`status`] knows gRPC codes, and only it logs why a request failed.
 //! **Invariant:** a request whose client has left is cancelled: its token is cancelled by dropping the call.
@@ -19,6 +19,8 @@ mod metadata;
 mod outbox;
 mod server;
 mod service;
+mod shared;
+mod shared_memory;
 mod statistics;
 mod status;
 mod stream;

@@ -16,8 +16,10 @@ use proto::inference::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::shared_memory::Kind;
+
 use super::front_end::FrontEnd;
-use super::{control, metadata, statistics, status, stream, unary};
+use super::{control, metadata, shared_memory, statistics, status, stream, unary};
 
 type Reply<T> = Result<Response<T>, Status>;
 
@@ -126,50 +128,54 @@ impl GrpcInferenceService for InferenceService {
 
     async fn system_shared_memory_status(
         &self,
-        _: Request<SystemSharedMemoryStatusRequest>,
+        request: Request<SystemSharedMemoryStatusRequest>,
     ) -> Reply<SystemSharedMemoryStatusResponse> {
         self.enter().await?;
-        Err(status::not_built("SystemSharedMemoryStatus"))
+        shared_memory::system_status(&self.front_end.regions, &request.into_inner().name).map(Response::new)
     }
 
     async fn system_shared_memory_register(
         &self,
-        _: Request<SystemSharedMemoryRegisterRequest>,
+        request: Request<SystemSharedMemoryRegisterRequest>,
     ) -> Reply<SystemSharedMemoryRegisterResponse> {
         self.enter().await?;
-        Err(status::not_built("SystemSharedMemoryRegister"))
+        shared_memory::register_system(&self.front_end.regions, request.into_inner()).await?;
+        Ok(Response::new(SystemSharedMemoryRegisterResponse {}))
     }
 
     async fn system_shared_memory_unregister(
         &self,
-        _: Request<SystemSharedMemoryUnregisterRequest>,
+        request: Request<SystemSharedMemoryUnregisterRequest>,
     ) -> Reply<SystemSharedMemoryUnregisterResponse> {
         self.enter().await?;
-        Err(status::not_built("SystemSharedMemoryUnregister"))
+        shared_memory::unregister(&self.front_end.regions, Kind::System, request.into_inner().name).await?;
+        Ok(Response::new(SystemSharedMemoryUnregisterResponse {}))
     }
 
     async fn cuda_shared_memory_status(
         &self,
-        _: Request<CudaSharedMemoryStatusRequest>,
+        request: Request<CudaSharedMemoryStatusRequest>,
     ) -> Reply<CudaSharedMemoryStatusResponse> {
         self.enter().await?;
-        Err(status::not_built("CudaSharedMemoryStatus"))
+        shared_memory::cuda_status(&self.front_end.regions, &request.into_inner().name).map(Response::new)
     }
 
     async fn cuda_shared_memory_register(
         &self,
-        _: Request<CudaSharedMemoryRegisterRequest>,
+        request: Request<CudaSharedMemoryRegisterRequest>,
     ) -> Reply<CudaSharedMemoryRegisterResponse> {
         self.enter().await?;
-        Err(status::not_built("CudaSharedMemoryRegister"))
+        shared_memory::register_cuda(&self.front_end.regions, request.into_inner()).await?;
+        Ok(Response::new(CudaSharedMemoryRegisterResponse {}))
     }
 
     async fn cuda_shared_memory_unregister(
         &self,
-        _: Request<CudaSharedMemoryUnregisterRequest>,
+        request: Request<CudaSharedMemoryUnregisterRequest>,
     ) -> Reply<CudaSharedMemoryUnregisterResponse> {
         self.enter().await?;
-        Err(status::not_built("CudaSharedMemoryUnregister"))
+        shared_memory::unregister(&self.front_end.regions, Kind::Cuda, request.into_inner().name).await?;
+        Ok(Response::new(CudaSharedMemoryUnregisterResponse {}))
     }
 
     async fn trace_setting(&self, _: Request<TraceSettingRequest>) -> Reply<TraceSettingResponse> {

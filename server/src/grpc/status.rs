@@ -3,7 +3,7 @@
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::error::{ControlError, ExecuteError, InferError, SequenceFault};
+use crate::error::{ControlError, ExecuteError, InferError, SequenceFault, SharedMemoryError};
 
 use super::details;
 
@@ -45,7 +45,8 @@ pub(crate) fn infer_code(error: &InferError) -> Code {
         | InferError::ClassificationType { .. }
         | InferError::ClassificationTooLarge { .. }
         | InferError::ClassificationInSharedMemory => Code::InvalidArgument,
-        InferError::SharedMemory { .. } | InferError::DecoupledUnary => Code::Unimplemented,
+        InferError::SharedMemory(error) => shared_memory_code(error),
+        InferError::DecoupledUnary => Code::Unimplemented,
         InferError::Cancelled => Code::Cancelled,
         InferError::DeadlineExceeded => Code::DeadlineExceeded,
         InferError::ResponseCount { .. } | InferError::Abandoned => Code::Internal,
@@ -54,11 +55,37 @@ pub(crate) fn infer_code(error: &InferError) -> Code {
     }
 }
 
+fn shared_memory_code(error: &SharedMemoryError) -> Code {
+    match error {
+        SharedMemoryError::Disabled { .. } => Code::Unimplemented,
+        SharedMemoryError::Exists { .. } => Code::AlreadyExists,
+        SharedMemoryError::TooMany { .. } => Code::ResourceExhausted,
+        SharedMemoryError::Unknown { .. } | SharedMemoryError::OtherKind { .. } => Code::NotFound,
+        SharedMemoryError::ReservedKey { .. }
+        | SharedMemoryError::BadKey { .. }
+        | SharedMemoryError::Unfit { .. }
+        | SharedMemoryError::NoGpu { .. }
+        | SharedMemoryError::ParameterType { .. }
+        | SharedMemoryError::NoRegion { .. }
+        | SharedMemoryError::NoByteSize { .. }
+        | SharedMemoryError::ContentsToo { .. }
+        | SharedMemoryError::Offset { .. }
+        | SharedMemoryError::Range { .. }
+        | SharedMemoryError::Overflow { .. }
+        | SharedMemoryError::InputsTooLarge { .. }
+        | SharedMemoryError::Shrunk { .. } => Code::InvalidArgument,
+        SharedMemoryError::Open { .. } | SharedMemoryError::OutputTooLarge { .. } | SharedMemoryError::Access { .. } => {
+            Code::Internal
+        }
+    }
+}
+
 fn execute_code(error: &ExecuteError) -> Code {
     match error {
         ExecuteError::InvalidArgument { .. } => Code::InvalidArgument,
         ExecuteError::Internal { .. } | ExecuteError::Panicked { .. } | ExecuteError::WrongOutput { .. } => Code::Internal,
-        ExecuteError::NoInstance { .. } => Code::Unavailable,
+        ExecuteError::NoInstance { .. } | ExecuteError::DeviceLost { .. } => Code::Unavailable,
+        ExecuteError::DeviceMemory { .. } => Code::ResourceExhausted,
     }
 }
 
@@ -92,6 +119,11 @@ pub(crate) fn control_status(model: &str, error: &ControlError) -> Status {
     let code = control_code(error);
     log(code, model, error);
     status(code, &error.to_string())
+}
+
+/// The status of a failed call about a region of shared memory, with its details; logs the cause.
+pub(crate) fn shared_memory_status(error: SharedMemoryError) -> Status {
+    infer_status("", &error.into())
 }
 
 /// The status of an RPC that this server knows and does not serve yet.
@@ -310,6 +342,39 @@ mod tests {
                 InferError::DecoupledUnary,
                 Code::Unimplemented,
                 "ModelInfer RPC doesn't support models with decoupled transaction policy",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn shared_memory() {
+        let r = || "r".to_owned();
+        check(vec![
+            (
+                SharedMemoryError::Disabled { what: "shared memory" }.into(),
+                Code::Unimplemented,
+                "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable.",
+            ),
+            (
+                SharedMemoryError::Exists { region: r() }.into(),
+                Code::AlreadyExists,
+                "shared memory region 'r' already in manager",
+            ),
+            (
+                SharedMemoryError::Unknown { kind: "", region: r() }.into(),
+                Code::NotFound,
+                "Unable to find shared memory region: 'r'",
+            ),
+            (
+                SharedMemoryError::Range { region: r() }.into(),
+                Code::InvalidArgument,
+                "Invalid offset + byte size for shared memory region: 'r'",
+            ),
+            (
+                SharedMemoryError::OutputTooLarge { output: "y".to_owned(), given: 4, needed: 8 }.into(),
+                Code::Internal,
+                "shared memory size specified with the request for output 'y' (4 bytes) should be at least 8 bytes to hold \
+                 the results",
             ),
         ]);
     }

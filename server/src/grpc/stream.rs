@@ -10,11 +10,11 @@ use std::task::{Context, Poll, ready};
 
 use proto::inference::{ModelInferRequest, ModelStreamInferResponse};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio_stream::Stream;
 use tonic::{Request, Status, Streaming};
 
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::config::ModelConfig;
 use crate::error::InferError;
 use crate::observe::trace;
@@ -26,6 +26,7 @@ use super::encode::{self, Correlation};
 use super::front_end::FrontEnd;
 use super::lifecycle::{Phase, UnderWay};
 use super::outbox::{Limits, Outbox, Producer, Slot};
+use super::shared::SharedTensors;
 use super::{decode, forward, status};
 
 /// Beyond 1024 requests under way on one stream, or about 256 MiB of them, no more are read, so that the transport
@@ -57,6 +58,7 @@ struct Ticket {
     correlation: Correlation,
     config: Arc<ModelConfig>,
     classes: Vec<(String, usize)>,
+    shared: SharedTensors,
     empty_final: bool,
 }
 
@@ -66,6 +68,8 @@ pub(super) struct InferStream {
     reader: AbortHandle,
     cancellation: Cancellation,
     end_at_error: bool,
+    /// A response whose outputs are being written to shared memory by another thread; those behind it wait.
+    sharing: Option<JoinHandle<Outgoing>>,
 }
 
 /// Begins to read a stream's requests.
@@ -86,15 +90,27 @@ pub(super) fn infer(front_end: &FrontEnd, requests: Request<Streaming<ModelInfer
         traceparent,
     };
     let task = tokio::spawn(reader.run(requests.into_inner()));
-    InferStream { outbox, reader: task.abort_handle(), cancellation, end_at_error }
+    InferStream { outbox, reader: task.abort_handle(), cancellation, end_at_error, sharing: None }
 }
 
 impl Stream for InferStream {
     type Item = Result<ModelStreamInferResponse, Status>;
 
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(outgoing) = ready!(self.outbox.poll_next(context)) else {
-            return Poll::Ready(None);
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let outgoing = loop {
+            if let Some(sharing) = &mut self.sharing {
+                let shared = ready!(Pin::new(sharing).poll(context));
+                self.sharing = None;
+                break shared.unwrap_or_else(|_| Outgoing::End(status::infer_status("", &InferError::Abandoned)));
+            }
+            match ready!(self.outbox.poll_next(context)) {
+                None => return Poll::Ready(None),
+                Some(Outgoing::Response { ticket, response, last }) if ticket.shared.is_slow_for(&response) => {
+                    self.sharing = Some(tokio::task::spawn_blocking(move || share(ticket, response, last)));
+                }
+                Some(Outgoing::Response { ticket, response, last }) => break share(ticket, response, last),
+                Some(other) => break other,
+            }
         };
         let message = write(outgoing, self.end_at_error);
         if message.is_err() {
@@ -119,12 +135,20 @@ impl Drop for InferStream {
     }
 }
 
-/// The message for one thing, or the status that ends the stream.
+/// Writes the outputs of a response that belong into shared memory; gives the response, or why it cannot be sent.
+fn share(ticket: Arc<Ticket>, response: Box<InferResponse>, last: bool) -> Outgoing {
+    match ticket.shared.write(&response) {
+        Ok(()) => Outgoing::Response { ticket, response, last },
+        Err(error) => Outgoing::Failed { correlation: ticket.correlation.clone(), error: error.into(), last },
+    }
+}
+
+/// The message for one thing, or the status that ends the stream. Outputs in shared memory are there already.
 fn write(outgoing: Outgoing, end_at_error: bool) -> Result<ModelStreamInferResponse, Status> {
     let (correlation, error, last) = match outgoing {
         Outgoing::Response { ticket, mut response, last } => {
             match encode::apply_classes(&mut response, &ticket.config, &ticket.classes) {
-                Ok(()) => return Ok(encode::streamed(*response, last)),
+                Ok(()) => return Ok(encode::streamed(*response, &ticket.shared, last)),
                 Err(error) => (ticket.correlation.clone(), error, last),
             }
         }
@@ -171,7 +195,7 @@ impl Reader {
                     let Ok(permit) = self.outbox.weigh(permit, decode::content_bytes(&message)).await else {
                         return;
                     };
-                    self.take(message, permit);
+                    self.take(message, permit).await;
                 }
                 Ok(None) => return self.outbox.complete(None),
                 Err(status) => return self.outbox.abandon(Outgoing::End(status)),
@@ -182,8 +206,8 @@ impl Reader {
         }
     }
 
-    /// Submits one request, or answers it with what is wrong with it.
-    fn take(&self, message: ModelInferRequest, permit: OwnedSemaphorePermit) {
+    /// Submits one request, or answers it with what is wrong with it. The next one is read when its inputs are there.
+    async fn take(&self, message: ModelInferRequest, permit: OwnedSemaphorePermit) {
         let received_at = clock::now();
         let mut correlation =
             Correlation { id: message.id.clone(), model: message.model_name.clone(), version: message.model_version.clone() };
@@ -199,10 +223,10 @@ impl Reader {
             Way::Ordered(self.outbox.slot(permit), SingleResponse::default())
         };
         let empty_final = head.options.empty_final_response;
-        match decode::body(message, head, received_at) {
-            Ok(body) => {
+        match self.read(message, head, received_at).await {
+            Ok((body, shared)) => {
                 let config = Arc::clone(&handle.config);
-                let ticket = Arc::new(Ticket { correlation, config, classes: body.classes, empty_final });
+                let ticket = Arc::new(Ticket { correlation, config, classes: body.classes, shared, empty_final });
                 let sink = StreamSink { way: Some(way), ticket, _under_way: under_way };
                 let id = body.request.id.as_str();
                 let span = trace::request(&handle.config.name, handle.version, id, self.traceparent.as_deref());
@@ -210,6 +234,19 @@ impl Reader {
             }
             Err(error) => way.refuse(refuse(correlation, error)),
         }
+    }
+
+    /// The tensors of a request.
+    async fn read(
+        &self,
+        message: ModelInferRequest,
+        head: decode::Head,
+        received_at: Timestamp,
+    ) -> Result<(decode::Body, SharedTensors), InferError> {
+        let mut body = decode::body(message, head, received_at)?;
+        let shared = SharedTensors::find(&self.front_end.regions, std::mem::take(&mut body.places))?;
+        shared.fetch(&mut body.request).await?;
+        Ok((body, shared))
     }
 
     fn begin(

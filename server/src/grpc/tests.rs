@@ -16,6 +16,7 @@ use crate::config::ModelConfig;
 use crate::error::InferError;
 use crate::request::{Parameter, Parameters, SequenceId, VersionChoice};
 use crate::scheduler::validate::validate;
+use crate::shared_memory::Place;
 use crate::tensor::DataType;
 
 fn parameters(entries: &[(&str, ParameterChoice)]) -> BTreeMap<String, InferParameter> {
@@ -228,7 +229,7 @@ fn output(entries: &[(&str, ParameterChoice)]) -> Result<Vec<(String, usize)>, I
 }
 
 #[test]
-fn classes_are_counted_and_shared_memory_is_refused() {
+fn classes_are_counted_and_lie_in_no_shared_memory() {
     let count = |count| ("classification", ParameterChoice::Int64Param(count));
     assert_eq!(output(&[]), Ok(Vec::new()));
     assert_eq!(output(&[count(0)]), Ok(Vec::new()));
@@ -237,11 +238,62 @@ fn classes_are_counted_and_shared_memory_is_refused() {
     let wrong = InferError::ParameterType { parameter: "classification".to_owned(), expected: "int64_param" };
     assert_eq!(output(&[("classification", text("two"))]), Err(wrong));
     let region = ("shared_memory_region", text("r"));
-    assert_eq!(output(&[count(1), region.clone()]), Err(InferError::ClassificationInSharedMemory));
-    assert!(matches!(output(std::slice::from_ref(&region)), Err(InferError::SharedMemory { .. })));
-    let mut shared = input("x", "FP32", &[1], None);
-    shared.parameters = parameters(&[region]);
-    assert!(matches!(body(request(vec![shared], Vec::new())), Err(InferError::SharedMemory { .. })));
+    assert_eq!(output(&[count(1), region]), Err(InferError::ClassificationInSharedMemory));
+}
+
+/// An input with these parameters.
+fn placed(entries: &[(&str, ParameterChoice)]) -> InferInputTensor {
+    InferInputTensor { parameters: parameters(entries), ..input("x", "FP32", &[1], None) }
+}
+
+fn number(value: i64) -> ParameterChoice {
+    ParameterChoice::Int64Param(value)
+}
+
+#[test]
+fn places_in_shared_memory_are_read() {
+    let (region, size, offset) = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset");
+    let plain = || input("y", "FP32", &[1], None);
+    let whole = [(region, text("r")), (size, number(4)), (offset, number(8))];
+    let place = Place { region: "r".to_owned(), offset: 8, byte_size: 4 };
+    let raw = Bytes::from_static(b"raw.");
+    let mut message = request(vec![plain(), placed(&whole), plain()], vec![raw.clone(), raw.clone()]);
+    assert_eq!(decode::content_bytes(&message), 12, "what will be copied counts");
+    message.outputs.push(InferRequestedOutputTensor { name: "z".to_owned(), parameters: parameters(&whole[..2]) });
+    let read = body(message).unwrap();
+    assert_eq!(read.places.inputs, [(1, place)]);
+    assert_eq!(read.places.outputs, [("z".to_owned(), Place { region: "r".to_owned(), offset: 0, byte_size: 4 })]);
+    let contents: Vec<&[u8]> = read.request.inputs.iter().map(|input| input.contents.as_ref()).collect();
+    assert_eq!(contents, [b"raw.".as_slice(), b"", b"raw."], "raw contents belong to the inputs that are not placed");
+    let negative = body(request(vec![placed(&[(region, text("r")), (size, number(-1))])], Vec::new())).unwrap();
+    assert_eq!(negative.places.inputs[0].1.byte_size, u64::MAX);
+}
+
+#[test]
+fn places_in_shared_memory_are_whole() {
+    let (region, size, offset) = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset");
+    let refusal =
+        |entries: &[(&str, ParameterChoice)], raw: Vec<Bytes>| body(request(vec![placed(entries)], raw)).unwrap_err().to_string();
+    let of = |entries: &[(&str, ParameterChoice)]| refusal(entries, Vec::new());
+    let without =
+        |parameter: &str| format!("'{parameter}' can not be specified without 'shared_memory_region' parameter for tensor 'x'");
+    assert_eq!(of(&[(offset, number(0))]), without(offset));
+    assert_eq!(of(&[(size, number(0))]), without(size));
+    let no_size = "'shared_memory_byte_size' must be specified along with 'shared_memory_region' parameter for tensor 'x'";
+    assert_eq!(of(&[(region, text("r"))]), no_size);
+    let wrong = |parameter: &str, expected: &str| {
+        format!("invalid value type for '{parameter}' parameter for tensor 'x', expected {expected}.")
+    };
+    assert_eq!(of(&[(region, number(1)), (size, number(4))]), wrong(region, "string_param"));
+    assert_eq!(of(&[(region, text("r")), (size, text("4"))]), wrong(size, "int64_param"));
+    assert_eq!(of(&[(region, text("r")), (size, number(4)), (offset, text("4"))]), wrong(offset, "int64_param"));
+    let whole = [(region, text("r")), (size, number(4))];
+    let raw = "expected 0 entries in raw_input_contents for the inputs of model 'm', got 1";
+    assert_eq!(refusal(&whole, vec![Bytes::from_static(b"raw.")]), raw);
+    let mut both = placed(&whole);
+    both.contents = Some(InferTensorContents::default());
+    let expected = "unexpected 'content' provided when using shared memory for input tensor 'x' for model 'm'";
+    assert_eq!(body(request(vec![both], Vec::new())).unwrap_err().to_string(), expected);
 }
 
 /// A model with every kind of input that requests can get wrong.

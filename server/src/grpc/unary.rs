@@ -11,6 +11,7 @@ use crate::request::{Cancellation, Parameters, Responder};
 use super::answer::{CancelOnDrop, UnarySink};
 use super::deadline::Deadline;
 use super::front_end::FrontEnd;
+use super::shared::SharedTensors;
 use super::{decode, encode, forward, status};
 
 /// Runs one request, no longer than its client waits. Dropping the future cancels it.
@@ -56,7 +57,9 @@ async fn answer(
     if handle.config.decoupled {
         return Err(InferError::DecoupledUnary);
     }
-    let body = decode::body(message, head, received_at)?;
+    let mut body = decode::body(message, head, received_at)?;
+    let shared = SharedTensors::find(&front_end.regions, body.places)?;
+    shared.fetch(&mut body.request).await?;
     let (sink, answer) = UnarySink::new();
     let cancellation = Cancellation::default();
     let guard = CancelOnDrop::new(cancellation.clone());
@@ -65,5 +68,6 @@ async fn answer(
     let mut response = answer.await.map_err(|_| InferError::Abandoned)??;
     guard.disarm();
     encode::apply_classes(&mut response, &handle.config, &body.classes)?;
-    Ok(encode::response(*response))
+    let response = shared.deliver(response).await?;
+    Ok(encode::response(*response, &shared))
 }

@@ -291,6 +291,11 @@ impl Execution {
         self.padding = self.padding.saturating_add(padding);
     }
 
+    /// Reports that the batch, or a part of it, was cut in two because the device was short of memory.
+    pub fn report_split(&mut self) {
+        self.served.statistics.record_split();
+    }
+
     /// Takes a request out of the batch, to be answered by any number of responses, on any thread.
     /// `None` where it has been taken already or has failed.
     ///

@@ -1,5 +1,5 @@
 //! Owns the running of batches: one thread per model instance, which gathers inputs, executes and splits
-//! outputs. May import the words, `config`, `observe` and `models`; must never import `scheduler`, `grpc`,
+//! outputs, and a second one where an instance has several batches under way, which waits for their ends. May import the words, `config`, `observe` and `models`; must never import `scheduler`, `grpc`,
 //! `repository` or `proto`. Only this folder looks inside tensors on their way to a model.
 
 use std::any::Any;
@@ -16,7 +16,9 @@ mod builtin;
 mod candle;
 pub mod device;
 mod execute;
+mod flights;
 mod gather;
+mod landing;
 mod pool;
 mod ready;
 mod split;
@@ -25,15 +27,20 @@ mod thread;
 mod warmup;
 
 #[cfg(test)]
+mod landing_tests;
+#[cfg(test)]
 mod ready_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 
-use device::SharedDevice;
+use device::{Devices, SharedDevice};
 
-pub use candle::{Described, default_tokenizer_threads, describe, is_hub_directory, start_tokenizer_threads};
+pub use candle::{
+    BatchForecast, Described, ForecastOptions, MemoryForecast, choose_device, default_tokenizer_threads, describe,
+    forecast_memory, gpu_memory, is_hub_directory, start_tokenizer_threads,
+};
 pub use execute::Execution;
 pub use pool::{BatchDone, InstancePool, Placement, WaitingBatches};
 pub use stream::{ResponseStream, StreamedResponse};
@@ -60,15 +67,49 @@ pub trait Backend: Send + Sync {
     fn turn_slots(&self, _slot: &InstanceSlot, _available: NonZeroUsize) -> Result<NonZeroUsize, LoadError> {
         Ok(NonZeroUsize::MIN)
     }
+
+    /// Batches that this instance may have under way at a time. Where it is more than one, a second thread waits for
+    /// what [`ModelInstance::launch`] gives, while the instance launches the next.
+    fn depth(&self, _slot: &InstanceSlot) -> NonZeroUsize {
+        NonZeroUsize::MIN
+    }
 }
 
-/// Runs batches, one after another, on its own thread.
-pub trait ModelInstance: Send {
+/// Runs batches, one after another. It is made, used and dropped on one thread, its own.
+pub trait ModelInstance {
     /// Runs one batch: reads inputs from `execution` and puts outputs into it.
     ///
     /// # Errors
     /// An error fails every request of the batch that has no answer or error of its own yet.
     fn execute(&mut self, execution: &mut Execution) -> Result<(), ExecuteError>;
+
+    /// Starts one batch: reads inputs from `execution`, and gives what ends it where the device still computes. Before it
+    /// is called, no more than [`Backend::depth`] less one are under way, and they end in the order of their launches.
+    /// By default the batch has been executed when this returns.
+    ///
+    /// # Errors
+    /// As [`ModelInstance::execute`].
+    fn launch(&mut self, execution: &mut Execution) -> Result<Option<Box<dyn Pending>>, ExecuteError> {
+        self.execute(execution).map(|()| None)
+    }
+}
+
+/// A batch that a device computes.
+pub trait Pending: Send {
+    /// Waits for the device and puts the outputs into the batch's `execution`. Called on another thread than the
+    /// instance's. What is dropped without it must wait for the device, too, where that still reads or writes its memory.
+    ///
+    /// # Errors
+    /// As [`ModelInstance::execute`].
+    fn wait(self: Box<Self>, execution: &mut Execution) -> Result<(), ExecuteError>;
+}
+
+/// Runs one batch to its end, on the calling thread.
+fn run_through(instance: &mut dyn ModelInstance, execution: &mut Execution) -> Result<(), ExecuteError> {
+    match instance.launch(execution)? {
+        Some(pending) => pending.wait(execution),
+        None => Ok(()),
+    }
 }
 
 /// Which instance of a model is being made.
@@ -97,14 +138,26 @@ pub struct ServedVersion {
     pub version_directory: PathBuf,
 }
 
+/// The configuration with which a model's versions are opened: each group of instances on the device that is meant. May
+/// open a GPU, so it blocks.
+///
+/// # Errors
+/// A device that the configuration asks for cannot be used.
+pub fn place(config: &Arc<ModelConfig>, devices: &Devices) -> Result<Arc<ModelConfig>, LoadError> {
+    match config.backend {
+        BackendKind::Candle => candle::place(config, devices.chosen()),
+        BackendKind::Builtin | BackendKind::Ensemble => Ok(Arc::clone(config)),
+    }
+}
+
 /// Opens the backend that the configuration names; weights are read here, once for all instances.
 ///
 /// # Errors
 /// What is wrong with the model's files or settings.
-pub fn open_backend(served: &ServedVersion) -> Result<Arc<dyn Backend>, LoadError> {
+pub fn open_backend(served: &ServedVersion, devices: &Devices) -> Result<Arc<dyn Backend>, LoadError> {
     match served.config.backend {
         BackendKind::Builtin => builtin::open(served),
-        BackendKind::Candle => candle::open(served),
+        BackendKind::Candle => candle::open(served, devices),
         BackendKind::Ensemble => Err(LoadError::Backend {
             model: served.config.name.to_string(),
             reason: "an ensemble has no instances of its own".to_owned(),

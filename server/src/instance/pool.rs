@@ -15,7 +15,7 @@ use crate::error::{InferError, LoadError};
 use crate::observe::statistics::Stage;
 use crate::request::Entry;
 
-use super::device::{DevicePermit, Devices, Seat};
+use super::device::{Dependent, DeviceHealth, DevicePermit, Devices, Seat};
 use super::ready::{Destination, Lapsed, Perishable, ReadyQueue};
 use super::{Backend, InstanceSlot, ServedVersion, panic_message, thread};
 
@@ -109,6 +109,8 @@ pub(super) struct Shared {
     has_seats: bool,
     /// The seat of all instances, where batches are formed only when their turn on the device has come.
     pub(super) seat: Option<Seat>,
+    /// Whether the device of each instance still works, where it shares one.
+    healths: Vec<Option<Arc<DeviceHealth>>>,
     /// Where a request is that waits in the queue: requests that run alone have no other.
     stage: Stage,
     /// Batches submitted and not finished.
@@ -116,6 +118,8 @@ pub(super) struct Shared {
     /// Threads that can run batches.
     working: AtomicUsize,
     instances: usize,
+    /// Batches that all instances together may have under way.
+    places: usize,
     done_hook: OnceLock<DoneHook>,
     failure_hook: OnceLock<Hook>,
     failure: Mutex<Option<String>>,
@@ -144,11 +148,16 @@ impl InstancePool {
             .map(|(ordinal, group)| InstanceSlot { group: group.clone(), ordinal, threads: NonZeroUsize::MIN })
             .collect();
         let seats = devices.seats(&served, backend.as_ref(), &slots)?;
+        let places = slots.iter().map(|slot| backend.depth(slot).get()).fold(0, usize::saturating_add);
+        let health = |slot: &InstanceSlot| devices.health(&backend.device(slot)?);
         let shared = Arc::new(Shared {
+            healths: slots.iter().map(health).collect(),
+            places,
             has_seats: seats.iter().any(Option::is_some),
             seat: common_seat(&served, &seats),
             stage: if matches!(served.config.scheduling, Scheduling::Direct(_)) { Stage::Queue } else { Stage::Ready },
-            queue: ReadyQueue::new(slots.len(), queue_batches),
+            // Whoever was granted a turn finds room, too.
+            queue: ReadyQueue::new(slots.len(), queue_batches.max(places)),
             served,
             in_flight: AtomicUsize::new(0),
             working: AtomicUsize::new(slots.len()),
@@ -159,6 +168,7 @@ impl InstancePool {
         });
         // Dropped on the way out of a failed start, it ends the threads that did start.
         let pool = Self { handle: Arc::new(Handle { shared: Arc::clone(&shared) }) };
+        shared.healths.iter().flatten().for_each(|health| health.tell(&shared));
         let (ready_sender, ready) = bounded(slots.len());
         for (slot, seat) in slots.into_iter().zip(seats) {
             let threads = seat.as_ref().map_or(slot.threads, Seat::slots);
@@ -185,6 +195,11 @@ impl InstancePool {
     /// Number of instances.
     pub fn instances(&self) -> usize {
         self.shared().instances
+    }
+
+    /// Batches that all instances together may have under way, each of them at least one.
+    pub fn places(&self) -> usize {
+        self.shared().places
     }
 
     /// The model version that runs here.
@@ -370,7 +385,18 @@ impl Perishable for Ready {
     }
 }
 
+impl Dependent for Shared {
+    fn lost(&self, reason: &str) {
+        self.fail(reason);
+    }
+}
+
 impl Shared {
+    /// Whether the device of an instance still works.
+    pub(super) fn health(&self, instance: usize) -> Option<&DeviceHealth> {
+        self.healths.get(instance)?.as_deref()
+    }
+
     pub(super) fn fail(&self, reason: &str) {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
         self.failed();

@@ -32,7 +32,7 @@ const DELIVERIES: usize = 64;
 pub(super) struct TestModel {
     served: Arc<ServedVersion>,
     pool: InstancePool,
-    devices: Devices,
+    devices: Arc<Devices>,
 }
 
 /// The version that a configuration text describes. The model's name is that in the text.
@@ -57,16 +57,27 @@ impl TestModel {
 
     /// Loads version 1 of the model that `text` describes, with its files in `directory`.
     pub(super) fn load_from(text: &str, directory: &Path) -> Result<Self, LoadError> {
-        let served = served(text, 1, directory);
-        let backend = super::open_backend(&served)?;
-        Self::over(served, &backend)
+        let written = served(text, 1, directory);
+        let devices = Arc::<Devices>::default();
+        let config = super::place(&written.config, &devices)?;
+        let served = Arc::new(ServedVersion { config, ..ServedVersion::clone(&written) });
+        let backend = super::open_backend(&served, &devices)?;
+        Self::over_on(served, &backend, &devices)
     }
 
     /// Runs a backend of the test's own.
     pub(super) fn over(served: Arc<ServedVersion>, backend: &Arc<dyn Backend>) -> Result<Self, LoadError> {
-        let devices = Devices::default();
-        let pool = InstancePool::start(Arc::clone(&served), backend, 16, &devices)?;
-        Ok(Self { served, pool, devices })
+        Self::over_on(served, backend, &Arc::default())
+    }
+
+    /// As [`TestModel::over`], on devices that other models share.
+    pub(super) fn over_on(
+        served: Arc<ServedVersion>,
+        backend: &Arc<dyn Backend>,
+        devices: &Arc<Devices>,
+    ) -> Result<Self, LoadError> {
+        let pool = InstancePool::start(Arc::clone(&served), backend, 16, devices)?;
+        Ok(Self { served, pool, devices: Arc::clone(devices) })
     }
 
     /// An empty request.
@@ -245,6 +256,11 @@ impl Asked {
     /// The next delivery.
     pub(super) fn next(&self) -> Delivery {
         self.deliveries.recv_timeout(PATIENCE).unwrap()
+    }
+
+    /// Whether nothing more has come.
+    pub(super) fn is_silent(&self) -> bool {
+        self.deliveries.is_empty()
     }
 
     /// Every delivery up to the last.

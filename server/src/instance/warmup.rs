@@ -61,7 +61,7 @@ fn run_once(
     // Statistics of their own, which nobody reads, keep warmup out of the model's counts.
     let uncounted = ServedVersion { statistics: Arc::default(), ..served.as_ref().clone() };
     let mut execution = Execution::start(Arc::new(uncounted), batch);
-    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| instance.execute(&mut execution)));
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| super::run_through(instance, &mut execution)));
     let result = caught.map_err(|panic| failed(format!("the model panicked: {}", super::panic_message(panic.as_ref()))))?;
     execution.finish(result);
     let error: Option<InferError> = first_error.lock().unwrap_or_else(PoisonError::into_inner).take();

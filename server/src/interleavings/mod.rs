@@ -6,6 +6,7 @@
 mod cancellation_tests;
 mod device_gate_tests;
 mod ensemble_gate_tests;
+mod flights_tests;
 mod look_tests;
 mod mailbox_tests;
 mod ready_tests;
@@ -15,6 +16,9 @@ mod timer_tests;
 #[allow(dead_code, unreachable_pub, missing_docs)]
 #[path = "../scheduler/ensemble/gate.rs"]
 mod ensemble_gate;
+#[allow(dead_code, unreachable_pub, missing_docs)]
+#[path = "../instance/flights.rs"]
+mod flights;
 #[allow(dead_code, unreachable_pub, missing_docs)]
 #[path = "../scheduler/look.rs"]
 mod look;

@@ -11,8 +11,10 @@ pub struct BusyClock(Mutex<Busy>);
 
 #[derive(Debug, Default)]
 struct Busy {
-    /// Since when a batch runs, if one does.
+    /// Since when at least one batch runs, if one does.
     since: Option<Timestamp>,
+    /// Batches that run: an instance may launch one while another is under way.
+    running: usize,
     /// When the last batch ended.
     idle_since: Timestamp,
     /// Time of the batches that have ended.
@@ -20,19 +22,26 @@ struct Busy {
 }
 
 impl BusyClock {
-    /// A batch begins; returns since when the instance had had nothing to do, the origin of time for its first batch.
+    /// A batch begins; returns when the last before it ended, the origin of time for the first.
     pub fn begin(&self, now: Timestamp) -> Timestamp {
         let mut busy = self.lock();
-        busy.since = Some(now);
+        busy.running += 1;
+        busy.since.get_or_insert(now);
         busy.idle_since
     }
 
-    /// The batch has ended.
+    /// A batch has ended.
     pub fn end(&self, now: Timestamp) {
         let mut busy = self.lock();
-        if let Some(since) = busy.since.take() {
+        if busy.running == 0 {
+            return;
+        }
+        busy.running -= 1;
+        busy.idle_since = now;
+        if busy.running == 0
+            && let Some(since) = busy.since.take()
+        {
             busy.total = busy.total.saturating_add(now.since(since));
-            busy.idle_since = now;
         }
     }
 
@@ -88,6 +97,19 @@ mod tests {
         clock.end(at(21));
         clock.end(at(30));
         assert_eq!(clock.total(at(99)).as_millis(), 8, "what has ended ends once");
+    }
+
+    #[test]
+    fn batches_that_overlap_count_once() {
+        let at = |millis: u64| Timestamp::from_nanos(millis * 1_000_000);
+        let clock = BusyClock::default();
+        clock.begin(at(10));
+        assert_eq!(clock.begin(at(12)), Timestamp::default(), "none has ended");
+        clock.end(at(15));
+        assert_eq!((clock.total(at(16)).as_millis(), clock.begin(at(16))), (6, at(15)));
+        clock.end(at(18));
+        clock.end(at(20));
+        assert_eq!(clock.total(at(99)).as_millis(), 10);
     }
 
     #[test]

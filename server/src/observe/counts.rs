@@ -223,6 +223,8 @@ pub struct Counts {
     pub stages: StageCounts,
     /// Executions of batches to which nothing could have been added.
     pub full_batches: u64,
+    /// Batches, and parts of batches, that were cut in two because the device was short of memory.
+    pub splits: u64,
     /// By rows of the executed batch.
     pub batches: BTreeMap<usize, BatchTally>,
     /// By response index; decoupled models only.

@@ -215,6 +215,11 @@ impl ModelStatistics {
         self.lock().counts.add_failure(stage, error, total);
     }
 
+    /// Counts a batch that was cut in two because the device was short of memory.
+    pub fn record_split(&self) {
+        self.lock().counts.splits += 1;
+    }
+
     /// Counts one response of a decoupled model at its index (0 for the first of its request); those beyond
     /// [`MAX_RESPONSE_INDEX`] all count there.
     pub fn record_response(&self, index: u64, outcome: ResponseOutcome, infer: Duration, output: Duration) {

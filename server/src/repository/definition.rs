@@ -327,3 +327,28 @@ pub fn read_directory(directory: &Path, config_name: Option<&str>, auto_complete
     }
     Ok(configs)
 }
+
+/// A model of a repository, as far as its directory tells.
+#[derive(Clone, Debug)]
+pub struct ReadModel {
+    /// Its configuration.
+    pub config: Arc<ModelConfig>,
+    /// The versions that would be served, with their directories.
+    pub versions: BTreeMap<u64, PathBuf>,
+}
+
+/// What every model of some repositories would be served with, by name; of those that cannot be read, why. Nothing is loaded.
+pub fn read_repositories(roots: &[PathBuf]) -> BTreeMap<String, Result<ReadModel, String>> {
+    let reading = Reading { roots: scan::distinct(roots), config_name: None, auto_complete: true };
+    let catalog = reading.catalog();
+    let identity = Identity { fingerprint: Fingerprint::NONE, overlay: None };
+    let unreadable = catalog.unreadable.into_iter().map(|(root, reason)| (root, Err(reason)));
+    let read = |(name, locations): (String, Vec<scan::Location>)| {
+        let Some(location) = locations.first() else { return (name, Err("it is nowhere".to_owned())) };
+        let source = Source { name: &name, location, config: None, identity, files: None };
+        let defined = reading.define(source).map_err(|error| error.to_string());
+        let read = defined.map(|defined| ReadModel { config: Arc::clone(&defined.config), versions: defined.versions.clone() });
+        (name, read)
+    };
+    catalog.models.into_iter().map(read).chain(unreadable).collect()
+}

@@ -10,10 +10,10 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use crate::clock;
-use crate::config::{BackendKind, Composing, EnsembleGraph, InstanceKind, ModelConfig, Scheduling};
+use crate::config::{BackendKind, Composing, EnsembleGraph, InstanceGroup, InstanceKind, ModelConfig, Scheduling};
 use crate::error::{ConfigError, ConfigProblem, EnsembleProblem, InferError, LoadError};
 use crate::instance::device::{Devices, SharedDevice};
-use crate::instance::{Backend, InstancePool, InstanceSlot, ModelInstance, ServedVersion, open_backend};
+use crate::instance::{Backend, InstancePool, InstanceSlot, ModelInstance, ServedVersion, open_backend, place};
 use crate::observe::statistics::{Extent, ModelStatistics};
 use crate::request::VersionChoice;
 use crate::scheduler::ensemble::EnsembleScheduler;
@@ -90,6 +90,10 @@ impl Backend for WatchedBackend {
     fn turn_slots(&self, slot: &InstanceSlot, available: NonZeroUsize) -> Result<NonZeroUsize, LoadError> {
         self.backend.turn_slots(slot, available)
     }
+
+    fn depth(&self, slot: &InstanceSlot) -> NonZeroUsize {
+        self.backend.depth(slot)
+    }
 }
 
 /// The way from an ensemble to its models. It does not keep the repository alive. The ensemble and every
@@ -127,9 +131,13 @@ impl Repository {
         if definition.config.backend == BackendKind::Ensemble {
             return self.open_ensemble(definition, failures);
         }
+        let config = match self.place(&definition.config).await {
+            Ok(config) => config,
+            Err(error) => return Err(definition.versions.keys().map(|version| (*version, error.clone())).collect()),
+        };
         let mut tasks: Vec<(u64, JoinHandle<Result<Opened, LoadError>>)> = Vec::new();
         for version in definition.versions.keys() {
-            let blank = self.blank(definition, *version);
+            let blank = self.blank(definition, &config, *version);
             let permits = Arc::clone(&self.permits);
             let devices = Arc::clone(&self.devices);
             let cache = self.cache.clone();
@@ -156,12 +164,20 @@ impl Repository {
         if failed.is_empty() { Ok(opened) } else { Err(failed) }
     }
 
-    fn blank(&self, definition: &Definition, version: u64) -> Blank {
+    /// The configuration with each group of instances on its device. Looking for a device may block.
+    async fn place(&self, config: &Arc<ModelConfig>) -> Result<Arc<ModelConfig>, LoadError> {
+        let (config, devices) = (Arc::clone(config), Arc::clone(&self.devices));
+        let model = config.name.to_string();
+        let placed = tokio::task::spawn_blocking(move || place(&config, &devices)).await;
+        placed.unwrap_or_else(|error| Err(LoadError::Panicked { model, message: error.to_string() }))
+    }
+
+    fn blank(&self, definition: &Definition, config: &Arc<ModelConfig>, version: u64) -> Blank {
         let generation = self.next_number();
         let served = ServedVersion {
-            config: Arc::clone(&definition.config),
+            config: Arc::clone(config),
             version,
-            statistics: Arc::new(ModelStatistics::new(&extent(&definition.config), &self.options.metrics)),
+            statistics: Arc::new(ModelStatistics::new(&extent(config), &self.options.metrics)),
             model_directory: definition.directory.clone(),
             version_directory: definition.versions.get(&version).cloned().unwrap_or_default(),
         };
@@ -279,7 +295,7 @@ async fn open_instances(
     let for_thread = Arc::clone(&served);
     let task = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        let backend = open_backend(&for_thread)?;
+        let backend = open_backend(&for_thread, &devices)?;
         let watched: Arc<dyn Backend> = Arc::new(WatchedBackend { backend, _farewell: farewell });
         InstancePool::start(Arc::clone(&for_thread), &watched, queue_batches(&for_thread.config), &devices)
     });
@@ -334,7 +350,13 @@ fn queue_batches(config: &ModelConfig) -> usize {
 }
 
 /// Where a model's instances run, for the log.
-pub(super) fn device(config: &ModelConfig) -> &'static str {
-    let kinds = config.instance_groups.iter().map(|group| &group.kind);
-    kinds.map(|kind| if matches!(kind, InstanceKind::Gpu(_)) { "gpu" } else { "cpu" }).max().unwrap_or("none")
+pub(super) fn device(config: &ModelConfig) -> String {
+    let name = |group: &InstanceGroup| match &group.kind {
+        InstanceKind::Gpu(ordinals) => ordinals.iter().map(|ordinal| format!("{}{ordinal}", SharedDevice::CUDA)).collect(),
+        InstanceKind::Auto | InstanceKind::Cpu | InstanceKind::Model => vec![SharedDevice::CPU.to_owned()],
+    };
+    let mut names: Vec<String> = config.instance_groups.iter().flat_map(name).collect();
+    names.sort_unstable();
+    names.dedup();
+    if config.backend == BackendKind::Ensemble { "none".to_owned() } else { names.join(",") }
 }

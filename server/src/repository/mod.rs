@@ -18,7 +18,8 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::clock;
 use crate::error::{ControlError, InferError};
-use crate::instance::device::{DeviceOptions, DeviceUsage, Devices};
+use crate::instance::device::{ChosenDevice, DeviceOptions, DeviceUsage, Devices};
+use crate::instance::gpu_memory;
 use crate::observe::busy::BusyShare;
 use crate::observe::host::HostReading;
 use crate::observe::metrics::{self, DeviceSeries, Page};
@@ -40,7 +41,7 @@ mod swap;
 mod table;
 mod zero_config;
 
-pub use definition::read_directory;
+pub use definition::{ReadModel, read_directory, read_repositories};
 pub use index::IndexEntry;
 pub use records::VersionState;
 
@@ -222,12 +223,19 @@ impl Repository {
     }
 
     /// Whether the start-up set is loaded and works. Later loads and unloads do not change it; a start-up model
-    /// none of whose instances works any more does, and under strict readiness one that failed to load.
+    /// none of whose instances works any more does, and under strict readiness one that failed to load. A device that was
+    /// lost ends it for good, whatever runs elsewhere: only a new process can use the device again.
     pub fn is_ready(&self) -> bool {
         self.is_startup_done()
             && !self.startup_failed.load(Ordering::Acquire)
             && !self.exiting.load(Ordering::Acquire)
             && self.table.load().required_work()
+            && self.devices.lost().is_none()
+    }
+
+    /// The device of models whose configuration leaves it open.
+    pub fn chosen_device(&self) -> &ChosenDevice {
+        self.devices.chosen()
     }
 
     /// Changes whenever a version comes, goes or fails, and with the readiness of the server; the value itself
@@ -250,7 +258,9 @@ impl Repository {
         let now = clock::now();
         let (models, devices) = (self.lock().series(now), self.device_series());
         let options = &self.options.metrics;
-        metrics::render(&Page { models: &models, host, options, devices: &devices, requests_in_flight, now })
+        let gpu_memory = gpu_memory();
+        let (models, devices, gpu_memory) = (&models, &devices, &gpu_memory);
+        metrics::render(&Page { models, host, options, devices, gpu_memory, requests_in_flight, now })
     }
 
     fn device_series(&self) -> Vec<DeviceSeries> {

@@ -90,7 +90,7 @@ impl DirectScheduler {
         }
         let left = finish_by.since(now);
         let slack = left.saturating_sub(own);
-        let instances = u32::try_from(self.instances.instances()).unwrap_or(u32::MAX);
+        let instances = u32::try_from(self.instances.places()).unwrap_or(u32::MAX);
         // When it starts, all instances but its own may still be at one of those ahead of it.
         let in_time = slack.as_nanos() / one.as_nanos().max(1) * u128::from(instances) + u128::from(instances);
         let most = usize::try_from(in_time).ok().filter(|most| *most <= MOST_COUNTED)?;
@@ -103,7 +103,7 @@ impl DirectScheduler {
     fn until_room(&self) -> Option<Duration> {
         let fit = self.fit.lock().unwrap_or_else(PoisonError::into_inner);
         let one = fit.predict(1)?;
-        Some((one / u32::try_from(self.instances.instances()).unwrap_or(u32::MAX)).max(SHORTEST_RETRY))
+        Some((one / u32::try_from(self.instances.places()).unwrap_or(u32::MAX)).max(SHORTEST_RETRY))
     }
 }
 

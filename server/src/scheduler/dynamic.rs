@@ -63,15 +63,15 @@ impl DynamicScheduler {
         let capacity = policy.policies.iter().map(|level| level.max_entries.get()).fold(0, usize::saturating_add);
         // As many batches are in flight at once as run and wait behind the running ones, and a turn on the device may
         // come together with one that was meant for a question taken back.
-        let mailbox = Mailbox::new(capacity.clamp(1, MAX_TRANSIT), 2 * instances.instances() + 2);
+        let mailbox = Mailbox::new(capacity.clamp(1, MAX_TRANSIT), 2 * instances.places() + 2);
         let notes = Arc::clone(&mailbox);
         instances.on_done(move |done| {
             let took = done.ended_at.since(done.started_at);
             let ran = (done.rows > 0).then_some(Ran { rows: done.rows, cost: done.origin.cost, took });
             tell(&notes, Note::Done { batch: done.origin.id, ran });
         });
-        let batcher = DynamicBatcher::new(policy.clone(), instances.instances()).held_until(held_entries());
-        let driver = Driver::new(batcher, &policy, instances.instances(), instances.seat().is_some());
+        let batcher = DynamicBatcher::new(policy.clone(), instances.places()).held_until(held_entries());
+        let driver = Driver::new(batcher, &policy, instances.places(), instances.seat().is_some());
         let model = Model {
             instances,
             statistics: Arc::clone(&statistics),

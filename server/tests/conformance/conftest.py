@@ -1,5 +1,6 @@
 """Fixtures of the conformance suite, and the list of cases that it prints at its end."""
 
+import os
 import pathlib
 
 import pytest
@@ -8,6 +9,9 @@ from harness.models import (
     DATATYPES, config, ensemble, write, write_add_sub, write_identity, write_producer, write_repeat, write_sleep,
     write_square)
 from harness.server import Server
+
+# Needs a build with CUDA, and a driver: NVIDIA's or the emulated one.
+collect_ignore = [] if os.environ.get("ALCEDO_CUDA_BIN") else ["test_cuda_shared_memory.py"]
 
 
 def pytest_terminal_summary(terminalreporter):

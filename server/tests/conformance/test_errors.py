@@ -249,12 +249,6 @@ def test_lookups(stub, rpc):
 
 
 UNBUILT = {
-    "SystemSharedMemoryStatus": pb.SystemSharedMemoryStatusRequest(),
-    "SystemSharedMemoryRegister": pb.SystemSharedMemoryRegisterRequest(name="r", key="/r", byte_size=1),
-    "SystemSharedMemoryUnregister": pb.SystemSharedMemoryUnregisterRequest(),
-    "CudaSharedMemoryStatus": pb.CudaSharedMemoryStatusRequest(),
-    "CudaSharedMemoryRegister": pb.CudaSharedMemoryRegisterRequest(name="r", byte_size=1),
-    "CudaSharedMemoryUnregister": pb.CudaSharedMemoryUnregisterRequest(),
     "TraceSetting": pb.TraceSettingRequest(),
     "LogSettings": pb.LogSettingsRequest(),
 }
@@ -264,20 +258,6 @@ UNBUILT = {
 def test_rpcs_that_are_not_built_name_themselves(stub, rpc):
     with refused(UNIMPLEMENTED, rpc):
         getattr(stub, rpc)(UNBUILT[rpc], timeout=LIMIT_S)
-
-
-@pytest.mark.parametrize("side", ["input", "output"])
-def test_shared_memory_of_a_tensor_is_refused(stub, side):
-    message = one("identity_fp32", "FP32", [1], [1.0])
-    message.outputs.add(name="OUTPUT0")
-    tensor = message.inputs[0] if side == "input" else message.outputs[0]
-    tensor.parameters["shared_memory_region"].string_param = "region"
-    tensor.parameters["shared_memory_byte_size"].int64_param = 4
-    if side == "input":
-        del message.raw_input_contents[:]
-    with pytest.raises(grpc.RpcError, match="(?i)shared.memory") as caught:
-        stub.ModelInfer(message, timeout=LIMIT_S)
-    assert caught.value.code() in (UNIMPLEMENTED, NOT_FOUND, INVALID)
 
 
 def test_no_ready_version_and_version_not_ready(repository):

@@ -290,3 +290,32 @@ fn what_outlasts_the_exit_timeout_is_cut_off() {
     assert!(log.contains("requests that were cut off: 1"), "{log}");
     assert!(!client.wait().unwrap().success());
 }
+
+#[test]
+fn a_device_that_cannot_be_used_is_refused_and_never_replaced() {
+    let root = repository(&[("m", IDENTITY)]);
+    let path = text(root.path());
+    // Whatever this build and this machine have, no machine has as many GPUs.
+    let refusal = fail(&["serve", "--model-repository", path, "--device=cuda:255", "--grpc-port=0", "--http-port=0"], 1);
+    assert!(refusal.contains("error: --device names a device that is not to be had: "), "{refusal}");
+    assert!(!refusal.contains("listens"), "{refusal}");
+    let refusal = fail(&["serve", "--model-repository", path, "--device=gpu"], 2);
+    assert!(refusal.contains("expected auto, cpu or cuda:N"), "{refusal}");
+    let server = Served::start(root.path(), &["--device=cpu"]);
+    assert!(server.http_status("/v2/health/ready").contains("200"));
+}
+
+#[test]
+fn memory_is_planned_without_a_gpu() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures");
+    let bert = fixtures.join("bert");
+    let table = succeed(&["plan", text(&bert), "--gpu-memory", "1GiB"]);
+    let line =
+        table.lines().find(|line| line.starts_with("bert.encoder  1        f16    1")).unwrap_or_else(|| panic!("{table}"));
+    assert!(line.ends_with("yes") && table.contains("bert.tokenizer takes no memory of a GPU"), "{table}");
+    let refusal = fail(&["plan", text(&bert), "--gpu-memory=30MiB", "--dtype=f32"], 1);
+    assert!(refusal.contains("the models do not fit: they take "), "{refusal}");
+    let refusal = fail(&["plan", text(&fixtures), "--gpu-memory=1GiB"], 1);
+    assert!(refusal.contains("some models cannot be planned for:"), "{refusal}");
+    assert!(fail(&["plan", text(&bert), "--gpu-memory=much"], 2).contains("expected a size such as 24GiB"));
+}

@@ -16,7 +16,7 @@ const BANNED_MODULES: [&str; 5] = ["utils", "common", "helpers", "types", "manag
 const BANNED_TYPES: [&str; 5] = ["Worker", "Job", "Engine", "Pipeline", "Manager"];
 
 /// For files under a path of `server/src`: words that their code must not contain.
-const MUST_NOT_IMPORT: [(&str, &[&str]); 14] = [
+const MUST_NOT_IMPORT: [(&str, &[&str]); 15] = [
     ("error.rs", &["tonic", "proto::"]),
     ("clock.rs", &["crate::"]),
     ("tensor.rs", &["candle_core", "crate::"]),
@@ -31,14 +31,36 @@ const MUST_NOT_IMPORT: [(&str, &[&str]); 14] = [
     ("instance/", &["crate::scheduler", "crate::grpc", "crate::http", "crate::repository", "proto::", "tonic"]),
     ("repository/", &["crate::grpc", "crate::http", "tonic"]),
     (
+        "shared_memory/",
+        &[
+            "crate::clock",
+            "crate::config",
+            "crate::scheduler",
+            "crate::instance",
+            "crate::repository",
+            "crate::grpc",
+            "crate::http",
+            "crate::observe",
+            "proto::",
+            "models::",
+            "tokio",
+            "tonic",
+        ],
+    ),
+    (
         "observe/",
         &["crate::config", "crate::scheduler", "crate::instance", "crate::repository", "crate::grpc", "crate::http", "tonic"],
     ),
 ];
 
 /// The only folders that may use a crate.
-const ONLY_USERS: [(&str, &[&str]); 4] =
-    [("tonic", &["grpc/", "cli/"]), ("axum", &["http/"]), ("models::", &["instance/candle"]), ("clap", &["cli/"])];
+const ONLY_USERS: [(&str, &[&str]); 5] = [
+    ("tonic", &["grpc/", "cli/"]),
+    ("axum", &["http/"]),
+    ("models::", &["instance/candle"]),
+    ("kernels::", &["shared_memory/cuda"]),
+    ("clap", &["cli/"]),
+];
 
 /// Files without threads, clocks, files, sockets, tokio, candle and tonic.
 const PURE: &[&str] = &[

@@ -319,6 +319,12 @@ impl<'a> Batch<'a> {
         self.tokens
     }
 
+    /// The batch without its images, which are only lent: what its results are read by.
+    pub fn without_images(self) -> Batch<'static> {
+        let Batch { sequences, ids, positions, types, columns, images: _, tokens } = self;
+        Batch { sequences, ids, positions, types, columns, images: Vec::new(), tokens }
+    }
+
     /// Spreads rows of `size` numbers per token over `[sequences, width, size]`, with zeros where a request had no token.
     /// `values` begins at the first token of the batch, `sequences` are those of one request.
     pub fn spread(&self, values: &[f32], size: usize, sequences: Range<usize>, width: usize) -> Vec<f32> {

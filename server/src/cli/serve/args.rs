@@ -2,6 +2,7 @@
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, ValueEnum};
@@ -12,9 +13,10 @@ use crate::cli::infer::parse_seconds;
 use crate::cli::log::LogArgs;
 use crate::grpc::{GrpcOptions, HeaderForwarding};
 use crate::instance::default_tokenizer_threads;
-use crate::instance::device::DeviceOptions;
 use crate::instance::device::resources::{ResourceLimit, ResourceLimits};
+use crate::instance::device::{DeviceChoice, DeviceOptions};
 use crate::repository::{ControlMode, RepositoryOptions};
+use crate::shared_memory::Allowed;
 
 /// Largest message that HTTP/2 and protobuf agree on: 2 GiB - 1.
 const MAX_MESSAGE_BYTES: u32 = i32::MAX as u32;
@@ -63,7 +65,14 @@ struct ModelArgs {
     /// [default: what any one instance needs].
     #[arg(long, value_name = "NAME:COUNT[:DEVICE]", value_parser = parse_resource)]
     rate_limit_resource: Vec<ResourceLimit>,
-    /// Slots of a device: a batch takes one for each thread that computes it; repeatable [default: cpu=<cores>, others 1].
+    /// Device of models whose configuration leaves it open (KIND_AUTO): auto is the first GPU where that can be used,
+    /// else the CPU; cuda:N must be usable; with cpu no model may run on a GPU.
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda:N", value_parser = DeviceChoice::from_str)]
+    device: DeviceChoice,
+    /// Load more models on a GPU than fit: weights of idle models make room, and come back from pinned memory of the host.
+    #[arg(long, action = ArgAction::Set, default_value_t = false, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false", hide_possible_values = true)]
+    gpu_memory_overcommit: bool,
+    /// Slots of a device: a batch takes one for each thread that computes it; repeatable [default: cpu=<cores>, cuda:N=4, others 1].
     #[arg(long, value_name = "DEVICE=COUNT", value_parser = parse_slots)]
     device_slots: Vec<(String, NonZeroUsize)>,
     /// Threads on which the texts of all tokenizer models are encoded [default: a quarter of the cores, at least 1].
@@ -166,6 +175,10 @@ struct ListenArgs {
     /// Regular expression: request headers whose names match it somewhere reach the models as parameters.
     #[arg(long, default_value = "", hide_default_value = true, value_name = "PATTERN", value_parser = HeaderForwarding::parse)]
     grpc_header_forward_pattern: HeaderForwarding,
+    /// Shared memory that clients may register and name in requests: none, all, or that of one kind. Whoever reaches the
+    /// gRPC port can then read and write whatever shared objects this server's user can.
+    #[arg(long, value_enum, default_value_t = ClientShm::False, value_name = "false|true|system|cuda", hide_possible_values = true)]
+    allow_client_shm: ClientShm,
     /// Whether to serve HTTP: health, and metadata of server and models.
     #[arg(long, action = ArgAction::Set, default_value_t = true, value_name = "true|false", hide_possible_values = true)]
     allow_http: bool,
@@ -187,6 +200,21 @@ struct ListenArgs {
     /// Threads that serve connections; models have their own [default: one per core].
     #[arg(long, value_name = "COUNT")]
     worker_threads: Option<NonZeroUsize>,
+}
+
+/// Shared memory that clients may use, as written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ClientShm {
+    False,
+    True,
+    System,
+    Cuda,
+}
+
+impl ClientShm {
+    fn allowed(self) -> Allowed {
+        Allowed { system: matches!(self, Self::True | Self::System), cuda: matches!(self, Self::True | Self::Cuda) }
+    }
 }
 
 #[derive(Args, Clone, Debug)]
@@ -212,6 +240,8 @@ pub(in crate::cli) struct ServerConfig {
     pub(in crate::cli) name: String,
     /// Which gRPC headers reach the models.
     pub(in crate::cli) forwarding: HeaderForwarding,
+    /// Shared memory that clients may use.
+    pub(in crate::cli) shared_memory: Allowed,
     /// gRPC, where it is served.
     pub(in crate::cli) grpc: Option<GrpcConfig>,
     /// HTTP, where it is served.
@@ -220,6 +250,8 @@ pub(in crate::cli) struct ServerConfig {
     pub(in crate::cli) metrics: Option<Address>,
     /// How metrics come about.
     pub(in crate::cli) watching: Watching,
+    /// Which device models run on whose configuration leaves it open.
+    pub(in crate::cli) device: DeviceChoice,
     /// Threads that serve connections.
     pub(in crate::cli) threads: Option<NonZeroUsize>,
     /// Threads that encode texts.
@@ -287,6 +319,9 @@ impl ModelArgs {
             slots: self.device_slots.iter().cloned().collect(),
             limits_rates: self.rate_limit == RateLimit::ExecutionCount,
             resources: ResourceLimits::new(self.rate_limit_resource.clone()),
+            overcommits_gpus: self.gpu_memory_overcommit,
+            // What is there is looked for when the server starts.
+            ..DeviceOptions::default()
         }
     }
 }
@@ -335,6 +370,7 @@ impl ServeArgs {
             repository,
             name: models.id.clone(),
             forwarding: listen.grpc_header_forward_pattern.clone(),
+            shared_memory: listen.allow_client_shm.allowed(),
             grpc: listen.allow_grpc.then(|| GrpcConfig {
                 address: address(&listen.grpc_address, listen.grpc_port, "--grpc-port"),
                 max_message_bytes: usize::try_from(listen.grpc_max_message_bytes).unwrap_or(usize::MAX),
@@ -344,6 +380,7 @@ impl ServeArgs {
             http: listen.allow_http.then(|| address(&listen.http_address, listen.http_port, "--http-port")),
             metrics: listen.allow_metrics.then(|| address(metrics_host, listen.metrics_port, "--metrics-port")),
             watching: self.metrics.watching(),
+            device: models.device,
             threads: listen.worker_threads,
             tokenizer_threads: models.tokenizer_threads.unwrap_or_else(default_tokenizer_threads),
             exit_on_error: life.exit_on_error,
@@ -390,6 +427,18 @@ mod tests {
     }
 
     #[test]
+    fn shared_memory_is_off_unless_it_is_asked_for() {
+        let allowed = |flags: &str| config(&format!("--model-repository a {flags}")).map(|config| config.shared_memory);
+        assert_eq!(allowed(""), Ok(Allowed { system: false, cuda: false }));
+        assert_eq!(allowed("--allow-client-shm=false"), Ok(Allowed { system: false, cuda: false }));
+        assert_eq!(allowed("--allow-client-shm true"), Ok(Allowed { system: true, cuda: true }));
+        assert_eq!(allowed("--allow-client-shm=system"), Ok(Allowed { system: true, cuda: false }));
+        assert_eq!(allowed("--allow-client-shm=cuda"), Ok(Allowed { system: false, cuda: true }));
+        let error = allowed("--allow-client-shm=maybe").unwrap_err();
+        assert!(error.contains("invalid value 'maybe'"), "{error}");
+    }
+
+    #[test]
     fn metrics_are_configured_setting_by_setting() {
         let flags = "--model-repository a --metrics-config summary_latencies=true --metrics-config=summary_quantiles=0.5:0.05 \
                      --metrics-interval-ms 500 --allow-gpu-metrics=false";
@@ -428,6 +477,8 @@ mod tests {
         assert_eq!(devices.resources, limits);
         let slots: Vec<(&str, usize)> = devices.slots.iter().map(|(name, slots)| (name.as_str(), slots.get())).collect();
         assert_eq!(slots, [("cpu", 2), ("gpu=0", 3)]);
+        assert_eq!(config("--model-repository a").unwrap().device, DeviceChoice::Auto);
+        assert_eq!(config("--model-repository a --device=cuda:1").unwrap().device, DeviceChoice::Cuda(1));
         let unlimited = config("--model-repository a --rate-limit off").unwrap().repository.devices;
         assert_eq!(unlimited, DeviceOptions::default());
     }
@@ -473,6 +524,7 @@ mod tests {
             ("--model-repository a --rate-limit execution_count --rate-limit-resource r:-1", "expected NAME:COUNT"),
             ("--model-repository a --rate-limit execution_count --rate-limit-resource :1", "expected NAME:COUNT"),
             ("--model-repository a --rate-limit execution_count --rate-limit-resource r:1:", "expected NAME:COUNT"),
+            ("--model-repository a --device gpu", "expected auto, cpu or cuda:N"),
             ("--model-repository a --device-slots cpu=0", "expected DEVICE=COUNT"),
             ("--model-repository a --device-slots cpu", "expected DEVICE=COUNT"),
             ("--model-repository a --device-slots =2", "expected DEVICE=COUNT"),

@@ -40,6 +40,8 @@ pub(in crate::cli) enum ServeError {
     Monitor(String),
     #[error("unable to start the threads that encode texts: {0}; ask for fewer with --tokenizer-threads")]
     TokenizerThreads(String),
+    #[error("--device names a device that is not to be had: {0}")]
+    Device(String),
     #[error("unable to listen on {host}:{port}: {reason}; choose another port with {flag}")]
     Bind { host: String, port: u16, flag: &'static str, reason: String },
     #[error("unable to watch for signals: {0}")]

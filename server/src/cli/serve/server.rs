@@ -12,10 +12,12 @@ use super::{ServeError, ServerConfig, Watching};
 use crate::clock;
 use crate::grpc::{self, FrontEnd, GrpcOptions, Lifecycle};
 use crate::http;
-use crate::instance::start_tokenizer_threads;
+use crate::instance::device::{ChosenDevice, DeviceChoice};
+use crate::instance::{choose_device, start_tokenizer_threads};
 use crate::observe::host::HostProbe;
 use crate::observe::monitor::Monitor;
 use crate::repository::{Repository, StartupError};
+use crate::shared_memory::Regions;
 
 /// Variable of the environment that delays every gRPC reply that is no inference by so many seconds: Triton's,
 /// for tests of clients.
@@ -79,12 +81,16 @@ impl Server {
     /// Binds all sockets and serves them; no model is loaded yet.
     ///
     /// # Errors
-    /// [`ServeError::Bind`], [`ServeError::Monitor`], [`ServeError::TokenizerThreads`].
+    /// [`ServeError::Bind`], [`ServeError::Monitor`], [`ServeError::TokenizerThreads`], [`ServeError::Device`].
     pub(in crate::cli) async fn start(config: ServerConfig) -> Result<Self, ServeError> {
         start_tokenizer_threads(config.tokenizer_threads).map_err(|error| ServeError::TokenizerThreads(error.to_string()))?;
+        // Before anything listens: a server without its device is of no use to anybody.
+        let mut repository = config.repository.clone();
+        repository.devices.chosen = look_for_device(config.device).await?;
         let Listeners { grpc, http, metrics, bound } = Listeners::bind(&config).await?;
-        let front_end = FrontEnd::new(Repository::new(config.repository), Lifecycle::default(), config.name);
-        let front_end = FrontEnd { forwarding: config.forwarding, ..front_end };
+        let front_end = FrontEnd::new(Repository::new(repository), Lifecycle::default(), config.name);
+        let regions = Regions::new(config.shared_memory);
+        let front_end = FrontEnd { forwarding: config.forwarding, regions, ..front_end };
         let mut listeners = JoinSet::new();
         let mut grpc_task = None;
         if let (Some(listener), Some(grpc)) = (grpc, config.grpc) {
@@ -242,6 +248,14 @@ impl Server {
             }
         }
     }
+}
+
+/// Looks for the device of models whose configuration leaves it open; a driver may take its time to start.
+async fn look_for_device(choice: DeviceChoice) -> Result<ChosenDevice, ServeError> {
+    let looked = tokio::task::spawn_blocking(move || choose_device(choice)).await;
+    let chosen = looked.map_err(|error| ServeError::Panicked(error.to_string()))?.map_err(ServeError::Device)?;
+    tracing::info!(device = %chosen, because = %chosen.because, "device of models whose configuration leaves it open");
+    Ok(chosen)
 }
 
 /// Looks at the machine and at the load of the models every so often, on a thread of its own: a driver may take its time.

@@ -15,18 +15,30 @@ use models::plan::batch::{ATTENTION_MASK, INPUT_IDS, PIXEL_VALUES, TOKEN_TYPE_ID
 use models::tokenizer::TOKENIZER_FILE;
 use models::{ModelCard, ModelError, Task};
 
-use crate::config::{AutoModel, AutoTensor, InstanceKind, ModelConfig};
+use crate::config::{AutoModel, AutoTensor, ModelConfig};
 use crate::error::{ExecuteError, LoadError};
 use crate::tensor::{DataType, Dim, Dims, TensorSpec};
 
+use super::device::Devices;
 use super::{Backend, ServedVersion};
 use parameters::Role;
 
+pub use forecast::{BatchForecast, ForecastOptions, MemoryForecast, forecast_memory};
+pub use gpu::gpu_memory;
+pub use placement::choose_device;
+pub(super) use placement::place;
 pub use pool::{default_tokenizer_threads, start_tokenizer_threads};
 
 mod encoder;
+mod forecast;
+mod gpu;
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+mod halves;
+mod packing;
 mod parameters;
+mod placement;
 mod pool;
+mod room;
 mod tokenizer;
 
 #[cfg(test)]
@@ -81,36 +93,13 @@ pub fn describe(model: &str, directory: &Path, parameters: &BTreeMap<String, Str
 /// Opens the model in the version's directory.
 ///
 /// # Errors
-/// A parameter that is unknown or malformed, an instance group that asks for a GPU, files that are missing or
-/// broken, tensors of the configuration that are not those of the model.
-pub(super) fn open(served: &ServedVersion) -> Result<Arc<dyn Backend>, LoadError> {
-    let role = parameters::role(&served.config)?;
-    choose_device(&served.config)?;
-    match role {
-        Role::Encoder => encoder::open(served),
+/// A parameter that is unknown or malformed, a device that has no room, files that are missing or broken, tensors of the
+/// configuration that are not those of the model.
+pub(super) fn open(served: &ServedVersion, devices: &Devices) -> Result<Arc<dyn Backend>, LoadError> {
+    match parameters::role(&served.config)? {
+        Role::Encoder => encoder::open(served, devices.overcommits_gpus()),
         Role::Tokenizer => tokenizer::open(served),
     }
-}
-
-/// All instances run on the CPU; a group that asks for something else is refused or, where it leaves the
-/// choice to the server, told.
-fn choose_device(config: &ModelConfig) -> Result<(), LoadError> {
-    for group in &config.instance_groups {
-        match group.kind {
-            InstanceKind::Gpu(_) => {
-                return Err(LoadError::Device {
-                    model: config.name.to_string(),
-                    kind: "KIND_GPU",
-                    reason: "this build has no CUDA support; write KIND_CPU or KIND_AUTO".to_owned(),
-                });
-            }
-            InstanceKind::Auto => {
-                tracing::info!(model = %config.name, group = %group.name, "KIND_AUTO is the CPU: this build has no CUDA support");
-            }
-            InstanceKind::Cpu | InstanceKind::Model => {}
-        }
-    }
-    Ok(())
 }
 
 fn describe_encoder(card: &ModelCard) -> AutoModel {
@@ -218,7 +207,11 @@ fn model_dims(spec: &TensorSpec) -> &Dims {
 
 /// A model that cannot be loaded.
 fn failed(model: &str, error: &ModelError) -> LoadError {
-    LoadError::Backend { model: model.to_owned(), reason: error.to_string() }
+    match error {
+        // It names the model by itself.
+        ModelError::TooLarge { .. } => LoadError::DeviceMemory { reason: error.to_string() },
+        _ => LoadError::Backend { model: model.to_owned(), reason: error.to_string() },
+    }
 }
 
 /// A batch, or one request of it, that cannot be run.

@@ -381,7 +381,7 @@ fn configurations_that_do_not_suit_are_refused() {
     };
     assert_eq!(parameter("model", "decoder"), "parameter 'model' of model 'm' must be 'encoder' or 'tokenizer', got 'decoder'");
     let known = crate::config::SCHEDULER_PARAMETERS.join(", ");
-    let own = "model, dtype, threads, task, tower, batch_layout";
+    let own = "model, dtype, threads, task, tower, batch_layout, graphs";
     assert_eq!(
         parameter("pooling", "cls"),
         format!("'candle encoder' has no parameter 'pooling' (model 'm'); it takes: {own}, {known}")
@@ -400,7 +400,7 @@ fn configurations_that_do_not_suit_are_refused() {
     );
     assert_eq!(
         refusal(&format!("{ENCODER} instance_group {{ kind: KIND_GPU }}")),
-        "instance group of model 'm' asks for KIND_GPU, but this build has no CUDA support; write KIND_CPU or KIND_AUTO"
+        "instance group of model 'm' asks for KIND_GPU, but this build has no CUDA support: build with scripts/build-cuda"
     );
     let unsuited =
         |text: &str| refusal(text).strip_prefix("model 'm' does not suit 'candle encoder', which needs ").unwrap().to_owned();
@@ -435,7 +435,7 @@ fn an_execution_takes_a_slot_for_each_of_its_threads() {
             ),
         };
         let served = served(&text, 1, &fixture("bert"));
-        let backend = open(&served)?;
+        let backend = open(&served, &Devices::default())?;
         let pool = InstancePool::start(served, &backend, 4, &devices)?;
         Ok::<usize, LoadError>(pool.seat().unwrap().slots().get())
     };

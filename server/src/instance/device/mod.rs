@@ -1,5 +1,6 @@
 //! Owns the devices that models share: who runs next on each (`schedule`, pure), the rate limiter's resources
-//! (`resources`, pure), the concurrent shell over both (`gate`), and which devices there are (`registry`). May
+//! (`resources`, pure), which is meant where a configuration leaves it open (`choice`), the concurrent shell over both (`gate`), which devices there are (`registry`) and which of them
+//! are lost (`health`). May
 //! import the words, `config` and what of `instance` describes a model version; must never know a batch or a request.
 //!
 //! A device is a name and a number of slots, of which an execution takes one or more. Encoders share `cpu`, which has a
@@ -17,7 +18,9 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+mod choice;
 mod gate;
+mod health;
 mod registry;
 pub mod resources;
 pub mod schedule;
@@ -25,8 +28,18 @@ pub mod schedule;
 #[cfg(test)]
 mod tests;
 
+pub use choice::{ChosenDevice, DeviceChoice};
 pub use gate::{Claim, DeviceGate, DevicePermit, Lane, Reservation, Seat};
+pub use health::{Dependent, DeviceHealth};
 pub use registry::{DeviceOptions, DeviceUsage, Devices, ModelUsage};
+
+/// Batches under way on a GPU at a time, of all models together: one that computes and one whose inputs are copied
+/// meanwhile, for two lanes, which is as many as small kernels need to fill a GPU. More would only make what is more urgent
+/// wait behind what was launched before.
+const CUDA_SLOTS: NonZeroUsize = NonZeroUsize::new(4).unwrap();
+
+/// What instances that share no device count as under the rate limiter: device 0, as in Triton.
+const NO_DEVICE: &str = "0";
 
 /// A device that models share.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,9 +54,22 @@ impl SharedDevice {
     /// Name of the processor as a device.
     pub const CPU: &'static str = "cpu";
 
+    /// Beginning of the names of GPUs as devices; their number follows.
+    pub const CUDA: &'static str = "cuda:";
+
     /// The processor: one slot per core.
     pub fn cpu() -> Self {
         Self { name: Self::CPU.into(), slots: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN) }
+    }
+
+    /// A GPU: one slot per batch that is under way on it.
+    pub fn cuda(ordinal: u32) -> Self {
+        Self { name: format!("{}{ordinal}", Self::CUDA).into(), slots: CUDA_SLOTS }
+    }
+
+    /// What the rate limiter calls the device: the number of a GPU, as in Triton; the processor is device 0 there.
+    fn number(&self) -> &str {
+        if &*self.name == Self::CPU { NO_DEVICE } else { self.name.strip_prefix(Self::CUDA).unwrap_or(&self.name) }
     }
 }
 

@@ -6,18 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::super::{Backend, InstanceSlot, ServedVersion};
-use super::SharedDevice;
 use super::gate::{DeviceGate, Lane, Seat};
+use super::health::DeviceHealth;
 use super::resources::{Needs, ResourceLimits, ResourcePool};
 use super::schedule::ShareSpec;
+use super::{ChosenDevice, NO_DEVICE, SharedDevice};
 use crate::config::RateLimiter;
 use crate::error::LoadError;
 
 /// Most devices of a server.
 const MAX_DEVICES: usize = 256;
-
-/// What instances that share no device count as under the rate limiter: device 0, as in Triton.
-const NO_DEVICE: &str = "0";
 
 /// How devices are shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +26,10 @@ pub struct DeviceOptions {
     pub limits_rates: bool,
     /// How much there is of each resource.
     pub resources: ResourceLimits,
+    /// The device of models whose configuration leaves it open.
+    pub chosen: ChosenDevice,
+    /// Whether more models may be loaded than a GPU has memory for; those that are idle make room.
+    pub overcommits_gpus: bool,
 }
 
 /// The devices of a server.
@@ -44,6 +46,7 @@ struct Entry {
     slots: NonZeroUsize,
     gate: Arc<DeviceGate>,
     lane: Lane,
+    health: Arc<DeviceHealth>,
 }
 
 /// How much a device has been used.
@@ -96,6 +99,16 @@ impl Devices {
         self.common.is_some()
     }
 
+    /// The device of models whose configuration leaves it open.
+    pub fn chosen(&self) -> &ChosenDevice {
+        &self.options.chosen
+    }
+
+    /// Whether more models may be loaded than a GPU has memory for.
+    pub fn overcommits_gpus(&self) -> bool {
+        self.options.overcommits_gpus
+    }
+
     /// The seat of each instance of a model version, in their order; `None` for one that may run at any time.
     /// Instances that have equal seats compete as one.
     ///
@@ -115,13 +128,26 @@ impl Devices {
             if seats.iter().any(|(known, _)| known == claimant) {
                 continue;
             }
-            let alike = places.iter().flatten().filter(|other| *other == claimant).count();
-            let instances = NonZeroUsize::new(alike).unwrap_or(NonZeroUsize::MIN);
+            let alike = places.iter().zip(slots).filter(|(other, _)| other.as_ref() == Some(claimant));
+            let executions = alike.map(|(_, slot)| backend.depth(slot).get()).fold(0, usize::saturating_add);
+            let instances = NonZeroUsize::new(executions).unwrap_or(NonZeroUsize::MIN);
             let seat = self.seat(&mut entries, served, claimant, instances)?;
             seats.push((claimant.clone(), seat));
         }
         let seat_of = |claimant: Claimant| seats.iter().find(|(known, _)| *known == claimant).map(|(_, seat)| seat.clone());
         Ok(places.into_iter().map(|claimant| claimant.and_then(seat_of)).collect())
+    }
+
+    /// Whether a device that models share still works; `None` where no model has shared it yet.
+    pub fn health(&self, device: &SharedDevice) -> Option<Arc<DeviceHealth>> {
+        let entries = self.lock();
+        let entry = entries.iter().find(|entry| entry.name.as_ref() == Some(&device.name))?;
+        Some(Arc::clone(&entry.health))
+    }
+
+    /// A device that is lost, and why.
+    pub fn lost(&self) -> Option<(Arc<str>, Arc<str>)> {
+        self.lock().iter().find_map(|entry| Some((entry.name.clone()?, entry.health.lost()?.clone())))
     }
 
     /// How much each device has been used.
@@ -192,10 +218,7 @@ impl Devices {
             slots: claimant.slots,
             needs: Needs::default(),
         };
-        let device = match &claimant.device {
-            Some(device) if &*device.name != SharedDevice::CPU => &device.name,
-            _ => NO_DEVICE,
-        };
+        let device = claimant.device.as_ref().map_or(NO_DEVICE, SharedDevice::number);
         entry.gate.seat(entry.lane, spec, device, &claimant.limiter.resources)
     }
 
@@ -223,12 +246,13 @@ impl Devices {
         if entries.len() >= MAX_DEVICES {
             // Devices that no model shares any more make room.
             let place = entries.iter().position(|entry| entry.gate.replace_lane(entry.lane, slots))?;
-            entries[place] = Entry { name, slots, gate: Arc::clone(&entries[place].gate), lane: entries[place].lane };
+            let (gate, lane) = (Arc::clone(&entries[place].gate), entries[place].lane);
+            entries[place] = Entry { name, slots, gate, lane, health: Arc::default() };
             return Some(place);
         }
         let gate = self.common.clone().unwrap_or_else(|| DeviceGate::new(ResourcePool::default()));
         let lane = gate.add_lane(slots);
-        entries.push(Entry { name, slots, gate, lane });
+        entries.push(Entry { name, slots, gate, lane, health: Arc::default() });
         Some(entries.len() - 1)
     }
 

@@ -53,6 +53,10 @@ pub const DEVICE_BUSY_RATIO: &str = "alcedo_device_busy_ratio";
 pub const DEVICE_EXECUTIONS: &str = "alcedo_device_executions_total";
 /// Counter of seconds in which a model used a device.
 pub const DEVICE_MODEL_BUSY: &str = "alcedo_device_model_busy_seconds_total";
+/// Gauge of the memory that models take for a GPU, by what it is for.
+pub const GPU_MEMORY: &str = "alcedo_gpu_memory_bytes";
+/// Counter of batches that were cut in two because a device was short of memory.
+pub const SPLITS: &str = "alcedo_batch_splits_total";
 /// Gauge of requests between receipt and answer.
 pub const IN_FLIGHT: &str = "alcedo_requests_in_flight";
 
@@ -159,6 +163,12 @@ pub(super) fn write(page: &mut Exposition, content: &Page<'_>) {
     }
     load(page, &loaded);
     devices(page, content.devices);
+    page.family(GPU_MEMORY, "Bytes that models take for a GPU, by what they are for; pinned ones are memory of the host", GAUGE);
+    for line in content.gpu_memory {
+        let labels = Labels::default().with("device", &line.device).with("model", &line.model);
+        let labels = labels.with("version", &line.version).with("kind", line.kind);
+        page.value(GPU_MEMORY, &labels, number(line.bytes));
+    }
     page.family(IN_FLIGHT, "Requests between receipt and answer", GAUGE);
     page.value(IN_FLIGHT, &Labels::default(), number(content.requests_in_flight));
 }
@@ -178,6 +188,10 @@ fn batches(page: &mut Exposition, loaded: &[(&Series, &Distributions, Labels)]) 
         for (trigger, count) in Trigger::ALL.iter().zip(distributions.triggers) {
             page.value(BATCHES, &labels.with("trigger", trigger.as_str()), number(count));
         }
+    }
+    page.family(SPLITS, "Batches, and parts of them, cut in two because their device was short of memory", COUNTER);
+    for (series, _, labels) in batching() {
+        page.value(SPLITS, labels, number(series.recorded.counts.splits));
     }
 }
 

@@ -96,6 +96,21 @@ pub struct DeviceSeries {
     pub by_model: Vec<(String, u64, Duration)>,
 }
 
+/// What a model takes of one kind of memory for a GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemorySeries {
+    /// Device.
+    pub device: String,
+    /// Model; empty for what belongs to none.
+    pub model: String,
+    /// Version; empty for what belongs to none.
+    pub version: String,
+    /// What it is for, such as `weights`.
+    pub kind: &'static str,
+    /// How much.
+    pub bytes: u64,
+}
+
 /// What is on the page.
 #[derive(Clone, Copy, Debug)]
 pub struct Page<'a> {
@@ -107,6 +122,8 @@ pub struct Page<'a> {
     pub options: &'a MetricsOptions,
     /// Devices that models share.
     pub devices: &'a [DeviceSeries],
+    /// What models take of the memory of GPUs.
+    pub gpu_memory: &'a [MemorySeries],
     /// Requests between receipt and answer.
     pub requests_in_flight: u64,
     /// The moment.

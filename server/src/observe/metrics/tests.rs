@@ -15,7 +15,11 @@ fn page(models: &[Series], change: impl FnOnce(&mut MetricsOptions)) -> String {
     let by_model = vec![("m".to_owned(), 3, Duration::from_millis(250))];
     let (name, busy) = ("gpu0".to_owned(), Duration::from_millis(500));
     let devices = [DeviceSeries { name, slots: 2, busy, share: 0.125, executions: 7, by_model }];
-    render(&Page { models, host: &host, options: &options, devices: &devices, requests_in_flight: 3, now: Timestamp::default() })
+    let memory =
+        |kind, bytes| MemorySeries { device: "cuda:0".to_owned(), model: "m".to_owned(), version: "3".to_owned(), kind, bytes };
+    let gpu_memory = [memory("weights", 4096), memory("pinned", 512)];
+    let (host, options, devices, gpu_memory) = (&host, &options, &devices, &gpu_memory);
+    render(&Page { models, host, options, devices, gpu_memory, requests_in_flight: 3, now: Timestamp::default() })
 }
 
 /// Only what is about models, without the machine.
@@ -227,6 +231,8 @@ fn our_families_show_what_was_recorded() {
         alcedo_device_busy_ratio{device="gpu0"} 0.125
         alcedo_device_executions_total{device="gpu0"} 7
         alcedo_device_model_busy_seconds_total{device="gpu0",..,version="3"} 0.25
+        alcedo_gpu_memory_bytes{device="cuda:0",kind="weights",..,version="3"} 4096
+        alcedo_gpu_memory_bytes{device="cuda:0",kind="pinned",..,version="3"} 512
         alcedo_requests_in_flight 3"#]]
     .assert_eq(&shown.join("\n"));
     let fast = "alcedo_request_seconds_bucket{model=\"m\",version=\"3\",le=\"0.025\"} 0";
@@ -261,6 +267,7 @@ fn the_machine_is_shown_as_far_as_it_is_known() {
         host: &host,
         options: &options,
         devices: &[],
+        gpu_memory: &[],
         requests_in_flight: 0,
         now: Timestamp::default(),
     });

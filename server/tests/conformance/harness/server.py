@@ -66,12 +66,14 @@ def wait_until(condition, what, limit_s=LIMIT_S):
 
 
 class Server:
-    """A running server. Use it as a context manager; `ready=False` returns as soon as the process is started."""
+    """A running server. Use it as a context manager; `ready=False` returns as soon as the process is started.
 
-    def __init__(self, repository, *flags, mode="explicit", load=("*",), env=None, ready=True):
+    `program` is another binary than that under test."""
+
+    def __init__(self, repository, *flags, mode="explicit", load=("*",), env=None, ready=True, program=None):
         repositories = repository if isinstance(repository, (list, tuple)) else [repository]
         self.repository = pathlib.Path(repositories[0])
-        command = [str(binary()), "serve"]
+        command = [str(program or binary()), "serve"]
         for each in repositories:
             command += ["--model-repository", str(each)]
         # The server takes free ports and says which: chosen here, they could be taken by the time it starts.

@@ -3,7 +3,7 @@
 use proto::inference::infer_parameter::ParameterChoice;
 use proto::inference::{
     InferTensorContents, ModelConfigRequest, ModelInferRequest, ModelMetadataRequest, ModelStatisticsRequest,
-    RepositoryIndexRequest, RepositoryModelLoadRequest, SystemSharedMemoryStatusRequest, TraceSettingRequest,
+    RepositoryIndexRequest, RepositoryModelLoadRequest, SystemSharedMemoryRegisterRequest, TraceSettingRequest,
 };
 use tonic::Code;
 
@@ -79,12 +79,15 @@ fn lookups() -> Vec<Situation> {
 fn names() -> Vec<Situation> {
     let part = |name: &'static str| (name, "INT32", &[4i64][..], ints(&[1; 4]));
     let twice = with_output(add_sub_request("add_sub", ""), "OUTPUT0", &[]);
-    let region = [("shared_memory_region", ParameterChoice::StringParam("r".to_owned()))];
+    let region = [
+        ("shared_memory_region", ParameterChoice::StringParam("r".to_owned())),
+        ("shared_memory_byte_size", ParameterChoice::Int64Param(4)),
+    ];
     let too_few = "[rid]expected 2 inputs but got 1 inputs for model 'add_sub'. Got input(s) ['INPUT0'], but missing required \
         input(s) ['INPUT1']. Please provide all required input(s).";
     let none = "[rid]expected 2 inputs but got 0 inputs for model 'add_sub'. Got input(s) [], but missing required input(s) \
         ['INPUT0','INPUT1']. Please provide all required input(s).";
-    let shared = "'shared_memory_region' of tensor 'OUTPUT0' of model 'floats' is not supported by this server";
+    let shared = "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable.";
     vec![
         (request("add_sub", "", &[part("INPUT0")]), INVALID, too_few),
         (request("add_sub", "", &[]), INVALID, none),
@@ -208,8 +211,9 @@ async fn other_calls_refuse_with_the_same_words() {
     let asked = RepositoryModelLoadRequest { model_name: "nobody".to_owned(), ..Default::default() };
     let text = "failed to load 'nobody', failed to poll from model repository";
     assert_refused(client.repository_model_load(asked).await, Code::Internal, text);
-    let asked = SystemSharedMemoryStatusRequest::default();
-    assert_refused(client.system_shared_memory_status(asked).await, Code::Unimplemented, "SystemSharedMemoryStatus");
+    let asked = SystemSharedMemoryRegisterRequest::default();
+    let text = "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable.";
+    assert_refused(client.system_shared_memory_register(asked).await, Code::Unimplemented, text);
     let asked = TraceSettingRequest::default();
     assert_refused(client.trace_setting(asked).await, Code::Unimplemented, "TraceSetting");
 }

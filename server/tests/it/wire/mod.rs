@@ -14,6 +14,7 @@ use proto::inference::{InferParameter, ModelInferRequest, ModelInferResponse};
 use server::grpc::{self, FrontEnd, GrpcError, GrpcOptions, Lifecycle};
 use server::http;
 use server::repository::{ControlMode, Repository, RepositoryOptions};
+use server::shared_memory::Regions;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -24,6 +25,7 @@ mod devices;
 mod errors;
 mod life;
 mod rest;
+mod shared;
 mod streams;
 mod timeline;
 mod unary;
@@ -44,6 +46,11 @@ struct Served {
 impl Served {
     /// A server of which nothing is loaded yet.
     async fn unloaded(models: &[(&str, &[u64], String)]) -> Self {
+        Self::unloaded_sharing(models, Regions::default()).await
+    }
+
+    /// The same, with this shared memory.
+    async fn unloaded_sharing(models: &[(&str, &[u64], String)], regions: Regions) -> Self {
         let disk = tempfile::tempdir().unwrap();
         for (name, versions, config) in models {
             write_model(disk.path(), name, versions, config);
@@ -54,6 +61,7 @@ impl Served {
             ..RepositoryOptions::new(vec![disk.path().to_owned()])
         };
         let front_end = FrontEnd::new(Repository::new(options), Lifecycle::default(), "the server");
+        let front_end = FrontEnd { regions, ..front_end };
         let (grpc_listener, grpc_address) = listen().await;
         let (http_listener, http_address) = listen().await;
         let (metrics_listener, metrics_address) = listen().await;

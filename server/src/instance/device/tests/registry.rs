@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::super::super::testing::served;
 use super::super::super::{Backend, InstanceSlot, ModelInstance, ServedVersion};
 use super::super::resources::ResourceLimits;
-use super::super::{DeviceOptions, Devices, Seat, SharedDevice};
+use super::super::{ChosenDevice, DeviceOptions, Devices, Seat, SharedDevice};
 use crate::error::LoadError;
 
 /// A backend whose instances are on this device.
@@ -39,6 +39,8 @@ fn seats_of(devices: &Devices, served: &ServedVersion, backend: &On) -> Result<V
 
 fn limiting(slots: &[(&str, usize)]) -> Devices {
     Devices::new(DeviceOptions {
+        chosen: ChosenDevice::default(),
+        overcommits_gpus: false,
         slots: slots.iter().map(|(name, slots)| ((*name).to_owned(), NonZeroUsize::new(*slots).unwrap())).collect(),
         limits_rates: true,
         resources: ResourceLimits::default(),
