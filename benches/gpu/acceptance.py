@@ -43,7 +43,7 @@ class Run:
         return str(self.bundle / "bin" / name)
 
     def call(self, command, log, limit_s):
-        """Run a command; return exit code and standard output. All it says is in a log. A limit ends it: no exit code then."""
+        """Run a command; return exit code and standard output. Both outputs are kept. A limit ends it: no exit code then."""
         limit_s = max(1.0, min(limit_s, self.left()))
         with open(self.out / log, "w") as errors:
             process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=errors, text=True,
@@ -56,8 +56,7 @@ class Run:
                 os.killpg(process.pid, 9)
                 output, _ = process.communicate()
                 code = None
-        with open(self.out / log, "a") as file:
-            file.write(output)
+        (self.out / log).with_suffix(".out").write_text(output)
         return code, output
 
     def tail(self, log, size=400):

@@ -21,6 +21,13 @@ def limits(gpu, doctor):
     return (*rates, "measured by doctor") if rates else None
 
 
+def measured(doctor):
+    """Return what `alcedo doctor --json` measured: operations on f16, and bytes that a copy on the device reads and writes."""
+    speed = doctor.get("examined", {}).get("speed", {})
+    product, memory = speed.get("products", {}).get("f16", {}), speed.get("on_device_bytes")
+    return (product["flops"], memory) if product and memory else None
+
+
 def items_per_second(model, tokens, operations, memory):
     """Return how many texts of so many tokens a GPU could encode per second."""
     hidden, layers, _, inner, _, _ = SHAPES[model]

@@ -26,9 +26,14 @@ def doctor(run, limit_s):
         run.found["doctor"] = json.loads(output)
     except ValueError:
         run.found["doctor"] = {}
+    gpus = run.found["doctor"].get("gpus")
+    if isinstance(gpus, list) and gpus:
+        run.found["capability"] = gpus[0]["compute_capability"]
     if code != 0:
         raise Failed(f"{'stopped at its limit' if code is None else f'exit code {code}'}: {run.tail('doctor.log')}")
-    return "all kernels agree with their twins"
+    kernels = run.found["doctor"].get("examined", {}).get("kernels", [])
+    cases = sum(kernel["cases"] for kernel in kernels)
+    return f"{cases} comparisons of {len(kernels)} operations and dtypes, all within tolerance"
 
 
 def tests(run, limit_s, program):
@@ -38,7 +43,8 @@ def tests(run, limit_s, program):
     found = PASSED.search(output)
     if code != 0 or not found or found[1] != "ok" or int(found[2]) == 0:
         failed = re.findall(r"^test (\S+) \.\.\. FAILED", output, re.MULTILINE)
-        raise Failed(f"{'stopped at its limit' if code is None else f'exit code {code}'}; failed: {', '.join(failed) or 'see ' + log}")
+        how = "stopped at its limit" if code is None else f"exit code {code}"
+        raise Failed(f"{how}; failed: {', '.join(failed) or f'see {program}.out'}")
     return f"{found[2]} tests passed"
 
 

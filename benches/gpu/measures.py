@@ -93,7 +93,8 @@ def served(run, limit_s):
                     for line in lines(output):
                         found.append({**line, "tokens": tokens})
                         if line["lost"] or line["wrong"] or set(line["codes"]) != {"Ok"}:
-                            failed.append(f"{model} {tokens}x{rows}: {line['codes']}, {line['wrong']} wrong, {line['lost']} lost")
+                            said = f"{line['codes']}, {line['wrong']} wrong, {line['lost']} lost"
+                            failed.append(f"{model} {tokens}x{rows}: {said}")
                     if code != 0:
                         failed.append(f"{model} {tokens}x{rows}: {run.tail(log)}")
     if failed:

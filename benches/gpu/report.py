@@ -32,8 +32,9 @@ class Table:
         share = f"{100 * value / most:.0f} %" if most else "-"
         torch = f"{number(rival)} ({value / rival:.2f}x)" if rival else "-"
         self.rows.append([what, model, str(tokens), number(value), number(most) if most else "-", share, torch, note])
-        self.run.found.setdefault("table", []).append(
-            {"what": what, "model": model, "tokens": tokens, "texts_per_s": value, "ceiling": most, "torch": rival, "note": note})
+        self.run.found.setdefault("table", []).append({
+            "what": what, "model": model, "tokens": tokens, "texts_per_s": value, "ceiling": most, "torch": rival, "note": note,
+        })
 
 
 def rival(run, model, tokens):
@@ -101,11 +102,13 @@ def markdown(run):
     served_rows(run, table)
     machine = run.found.get("machine", {})
     title = "emulated device: times mean nothing" if run.is_small else machine.get("gpu") or "an unknown GPU"
-    text = [f"## GPU: {title}", "", f"`scripts/gpu-acceptance` ({machine.get('bundle', '-')}); {machine.get('processor', '-')}, "
-            f"{machine.get('cores', '-')} cores. Random weights, texts of equal lengths; texts per second."]
+    host = f"{machine.get('processor', '-')}, {machine.get('cores', '-')} cores"
+    text = [f"## GPU: {title}", "", f"`scripts/gpu-acceptance` ({machine.get('bundle', '-')}); {host}. Random weights, texts "
+            "of equal lengths; texts per second."]
     if table.limits:
         operations, memory, origin = table.limits
-        text.append(f"Ceiling: {operations / 1e12:.0f} TFLOP/s and {memory / 1e12:.2f} TB/s ({origin}), seven launches a layer.")
+        rates = f"{operations / 1e12:.0f} TFLOP/s and {memory / 1e12:.2f} TB/s"
+        text.append(f"Ceiling: {rates} ({origin}), seven launches a layer.")
     if not run.found.get("torch"):
         text.append("PyTorch: none on this machine.")
     heads = ["what", "model", "tokens", "texts/s", "ceiling", "share", "PyTorch", "how"]

@@ -40,7 +40,7 @@ class Server:
 
     def __init__(self, program, repository, log, flags=(), patience_s=120):
         self.log = log
-        command = [program, "serve", "--model-repository", repository, "--log-format=json", *flags]
+        command = [program, "serve", "--model-repository", repository, "--log-format=json", "--drain-delay-secs=0", *flags]
         for name in ("grpc", "http", "metrics"):
             command += [f"--{name}-port=0", f"--{name}-address=127.0.0.1"]
         self.process = subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True)
