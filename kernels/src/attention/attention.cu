@@ -30,7 +30,7 @@ using namespace attention;
             output); \
     }
 
-FLASH(attention_32_short_f16, __half, 32, 2, 4)
+FLASH(attention_32_short_f16, __half, 32, 2, 3)
 FLASH(attention_32_f16, __half, 32, 4, 4)
 FLASH(attention_64_short_f16, __half, 64, 2, 3)
 FLASH(attention_64_f16, __half, 64, 4, 3)
@@ -44,7 +44,7 @@ GENERAL(attention_wide_f32, float, 8, 4, 3)
 GENERAL(attention_wide_f16, __half, 8, 4, 3)
 
 #if __CUDA_ARCH__ >= 800
-FLASH(attention_32_short_bf16, __nv_bfloat16, 32, 2, 4)
+FLASH(attention_32_short_bf16, __nv_bfloat16, 32, 2, 3)
 FLASH(attention_32_bf16, __nv_bfloat16, 32, 4, 4)
 FLASH(attention_64_short_bf16, __nv_bfloat16, 64, 2, 3)
 FLASH(attention_64_bf16, __nv_bfloat16, 64, 4, 3)

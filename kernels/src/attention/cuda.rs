@@ -106,7 +106,9 @@ pub fn attention(
         // Warps without queries of a span would only wait.
         let short = spans.longest_queries <= 32;
         let warps = if short { 2 } else { 4 };
-        (fused_name(dtype, size, short), warps * 16, warps as u32 * 32, 0)
+        let lines = 2 * (warps * 16 + if size <= 64 { 64 } else { 32 }) * size_of::<f32>();
+        let has_lines = matches!(bias, DeviceBias::Distance { .. });
+        (fused_name(dtype, size, short), warps * 16, warps as u32 * 32, if has_lines { count(lines) } else { 0 })
     } else {
         let rows = if size <= 128 { 8 } else { 4 };
         (general_name(dtype, size > 128), 4 * rows, 128, general_bytes(4 * rows, size, bias))

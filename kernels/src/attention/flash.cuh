@@ -39,16 +39,29 @@ struct Tile {
     /// Begins to copy `ROWS` rows with all threads of the block; rows from `real` on become zeros, those from `needed` on stay.
     template <typename T, int ROWS, int THREADS>
     __device__ __forceinline__ void fill(const T* from, uint32_t stride, int real, int needed) const {
+        constexpr int PASSES = ROWS * CHUNKS / THREADS;
+        constexpr int TOGETHER = PASSES % Copy::TOGETHER == 0 ? Copy::TOGETHER : 1;
         static_assert(ROWS * CHUNKS % THREADS == 0, "every thread has the same number of chunks");
         // Unrolled, the addresses of all passes would stay in registers that scores need.
 #pragma unroll 1
-        for (int pass = 0; pass < ROWS * CHUNKS / THREADS; pass++) {
-            const int index = pass * THREADS + static_cast<int>(threadIdx.x);
-            const int row = index / CHUNKS;
-            const int column = index % CHUNKS;
-            if (row < needed) {
-                const size_t source = row < real ? row : 0;
-                begin_copy(chunk(row, column), from + source * stride + column * 8, row < real);
+        for (int pass = 0; pass < PASSES; pass += TOGETHER) {
+            Copy copies[TOGETHER];
+#pragma unroll
+            for (int i = 0; i < TOGETHER; i++) {
+                const int index = (pass + i) * THREADS + static_cast<int>(threadIdx.x);
+                const int row = index / CHUNKS;
+                const int column = index % CHUNKS;
+                if (row < needed) {
+                    const size_t source = row < real ? row : 0;
+                    copies[i].begin(chunk(row, column), from + source * stride + column * 8, row < real);
+                }
+            }
+#pragma unroll
+            for (int i = 0; i < TOGETHER; i++) {
+                const int index = (pass + i) * THREADS + static_cast<int>(threadIdx.x);
+                if (index / CHUNKS < needed) {
+                    copies[i].finish(chunk(index / CHUNKS, index % CHUNKS));
+                }
             }
         }
     }
@@ -131,10 +144,13 @@ struct Warp {
             }
             largest[half] = top;
             total[half] = total[half] * keep + sum;
+            // Behind the first tiles the largest score seldom changes, and a factor of 1 changes no bits.
+            if (__any_sync(0xffffffff, keep != 1.0f)) {
 #pragma unroll
-            for (int part = 0; part < SIZE / 8; part++) {
-                output[part][2 * half] *= keep;
-                output[part][2 * half + 1] *= keep;
+                for (int part = 0; part < SIZE / 8; part++) {
+                    output[part][2 * half] *= keep;
+                    output[part][2 * half + 1] *= keep;
+                }
             }
         }
     }
@@ -212,8 +228,9 @@ __device__ __forceinline__ void flash(Rows<T> query, Rows<T> key, Rows<T> value,
     static_assert(QUERIES <= 2 * KEYS, "queries fit where a tile of keys and one of values goes");
     // Keys and values, twice. The second pair first holds the queries, and the first at last the output.
     __shared__ uint4 memory[4 * TILE_CHUNKS];
-    // What distances between the block's queries and the tile's keys add to scores, twice.
-    __shared__ float lines[2][QUERIES + KEYS];
+    // What distances between the block's queries and the tile's keys add to scores, twice; absent if they add nothing.
+    extern __shared__ float distance_lines[];
+    auto line_of = [&](int step) { return distance_lines + step % 2 * (QUERIES + KEYS); };
 
     const Place place(setting, QUERIES);
     if (place.first >= place.queries) {
@@ -243,7 +260,7 @@ __device__ __forceinline__ void flash(Rows<T> query, Rows<T> key, Rows<T> value,
             const float* table = setting.table + static_cast<size_t>(place.head) * (2 * setting.reach + 1) + setting.reach;
             for (int index = static_cast<int>(threadIdx.x); index < QUERIES + KEYS - 1; index += THREADS) {
                 const int distance = start - place.first + index - (QUERIES - 1);
-                lines[step % 2][index] = table[max(-setting.reach, min(distance, setting.reach))] * LOG2_E;
+                line_of(step)[index] = table[max(-setting.reach, min(distance, setting.reach))] * LOG2_E;
             }
         }
     };
@@ -274,7 +291,7 @@ __device__ __forceinline__ void flash(Rows<T> query, Rows<T> key, Rows<T> value,
             float factor = scale;
             if (setting.table != nullptr) {
                 factor = 1.0f;
-                const float* line = &lines[step % 2][QUERIES - 1 + lane % 4 * 2 - (first - place.first)];
+                const float* line = line_of(step) + QUERIES - 1 + lane % 4 * 2 - (first - place.first);
 #pragma unroll
                 for (int part = 0; part < KEYS / 8; part++) {
                     if (part / 2 * 16 < count) {

@@ -91,21 +91,35 @@ __device__ __forceinline__ void store_word(uint32_t to, uint32_t word) {
     asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(word) : "memory");
 }
 
-/// Begins to copy 16 bytes from global to shared memory, zeros if `real` is false; `wait_for_copies` ends it.
-__device__ __forceinline__ void begin_copy(uint32_t to, const void* from, bool real) {
+/// A copy of 16 bytes from global to shared memory, or of as many zeros. On its way without the thread's help where the GPU can
+/// do that; elsewhere in registers, so that several begin before the first is finished.
+struct Copy {
 #if __CUDA_ARCH__ >= 800
-    const int bytes = real ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)), "r"(bytes)
-                 : "memory");
-#else
-    uint4 data = make_uint4(0, 0, 0, 0);
-    if (real) {
-        data = __ldg(static_cast<const uint4*>(from));
+    /// How many copies to begin before finishing the first.
+    static constexpr int TOGETHER = 1;
+
+    __device__ __forceinline__ void begin(uint32_t to, const void* from, bool real) {
+        const int bytes = real ? 16 : 0;
+        asm volatile(
+            "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)), "r"(bytes)
+            : "memory");
     }
-    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(data.x), "r"(data.y), "r"(data.z), "r"(data.w)
-                 : "memory");
+
+    __device__ __forceinline__ void finish(uint32_t) const {}
+#else
+    static constexpr int TOGETHER = 4;
+    uint4 data;
+
+    __device__ __forceinline__ void begin(uint32_t, const void* from, bool real) {
+        data = real ? __ldg(static_cast<const uint4*>(from)) : make_uint4(0, 0, 0, 0);
+    }
+
+    __device__ __forceinline__ void finish(uint32_t to) const {
+        asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(data.x), "r"(data.y), "r"(data.z), "r"(data.w)
+                     : "memory");
+    }
 #endif
-}
+};
 
 /// Waits for all copies that this thread has begun. Other threads see them after a barrier.
 __device__ __forceinline__ void wait_for_copies() {

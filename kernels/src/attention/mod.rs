@@ -22,14 +22,13 @@
 //! | `Distance` | `table[head][reach + clamp(j - i, -reach, reach)]` |
 //! | `Disentangled` | `scale * (query[i] . position_key[index(i - j)] + key[j] . position_query[index(i - j)])`, either term may be absent |
 //!
-//! Tolerance against the twin in f64, with the largest |score| and the largest |value| of the span and head, and the rounding of
-//! one number to the type, 2^-11 for f16 and 2^-8 for bf16:
+//! Tolerance against the twin in f64, with the largest |score| and the largest |value| of the span and head, and what rounding
+//! 1 to the type may change, 2^-11 for f16 and 2^-8 for bf16:
 //!
-//! | where | tolerance |
+//! | numbers | tolerance |
 //! |---|---|
-//! | CPU | 4e-6 * max(1, score) * value |
-//! | GPU, f32 | 1e-5 * max(1, score) * value |
-//! | GPU, f16 and bf16 | (1e-5 * max(1, score) + 2 * rounding) * value: once for weights, once for the output |
+//! | f32, on the CPU and on GPUs | 4e-6 * max(1, score) * value |
+//! | f16 and bf16, on GPUs | (4e-6 * max(1, score) + 2 * rounding) * value: once for weights, once for the output |
 //!
 //! Source: Vaswani et al. 2017; Press et al. 2022 (ALiBi), Song et al. 2020 (MPNet's relative bias), He et al. 2021
 //! (DeBERTa's disentangled attention), Warner et al. 2024 (alternating windows).

@@ -1,6 +1,7 @@
 //! Kernels on a device: a GPU, or the emulated one.
 
 mod alone;
+mod attention;
 mod device;
 mod emulated;
 mod ipc;

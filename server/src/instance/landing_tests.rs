@@ -287,6 +287,9 @@ fn a_lost_device_is_lost_to_all_its_models_and_is_asked_for_nothing_more() {
     assert_eq!((ask(&third, 4).script(), third.pool().failure()), (vec!["X=[1,1]4*".to_owned()], None));
     let launched = |events: &Receiver<Event>| events.try_iter().filter(|event| matches!(event, Event::Launched(_))).count();
     assert_eq!((launched(&events), launched(&other_events)), (2, 0), "nothing was launched on it afterwards");
+    devices.lose(&SharedDevice { name: "d".into(), slots: NonZeroUsize::MIN }, "again");
+    devices.lose(&SharedDevice { name: "e".into(), slots: NonZeroUsize::MIN }, "it is lost, too");
+    assert_eq!(ask(&third, 5).refusal(), "model 'm' cannot run: it is lost, too; the server must be restarted");
     // A model that comes later is told at once.
     let late = load(&two, &devices, CONFIG);
     assert_eq!(late.pool().failure().as_deref(), Some(reason));

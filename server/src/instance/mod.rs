@@ -39,7 +39,7 @@ use device::{Devices, SharedDevice};
 
 pub use candle::{
     BatchForecast, Described, ForecastOptions, MemoryForecast, choose_device, default_tokenizer_threads, describe,
-    forecast_memory, gpu_memory, is_hub_directory, start_tokenizer_threads,
+    forecast_memory, gpu_memory, is_hub_directory, lost_gpus, start_tokenizer_threads,
 };
 pub use execute::Execution;
 pub use pool::{BatchDone, InstancePool, Placement, WaitingBatches};

@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::clock;
 use crate::error::{ControlError, InferError};
 use crate::instance::device::{ChosenDevice, DeviceOptions, DeviceUsage, Devices};
-use crate::instance::gpu_memory;
+use crate::instance::{gpu_memory, lost_gpus};
 use crate::observe::busy::BusyShare;
 use crate::observe::host::HostReading;
 use crate::observe::metrics::{self, DeviceSeries, Page};
@@ -278,6 +278,9 @@ impl Repository {
 
     /// Looks at how loaded every model and every device is. Call it every few seconds.
     pub fn measure_load(&self) {
+        for (device, reason) in lost_gpus() {
+            self.devices.lose(&device, &reason);
+        }
         let serving = self.lock().serving();
         let now = clock::now();
         serving.iter().for_each(|statistics| statistics.measure_load(now));

@@ -30,6 +30,8 @@ struct Trial {
     aligned: bool,
     /// Whether all queries are one row.
     probe: bool,
+    /// Whether the values are in memory of their own, with rows of another width.
+    split: bool,
     /// Whether a query has a number that is none.
     poisoned: bool,
     /// What the launch's bounds on lengths and spans have beyond what is there.
@@ -51,6 +53,8 @@ struct Numbers {
 /// The same on the device.
 struct Placed {
     input: Tensor,
+    /// The values alone.
+    values: Tensor,
     table: Tensor,
     position_keys: Tensor,
     position_queries: Tensor,
@@ -68,6 +72,7 @@ impl Trial {
             size: 3.0,
             aligned: true,
             probe: false,
+            split: false,
             poisoned: false,
             slack: 0,
         }
@@ -79,6 +84,11 @@ impl Trial {
 
     fn width(&self) -> usize {
         self.spec.heads * self.spec.head_size
+    }
+
+    /// Numbers from row to row where the values are in memory of their own.
+    fn values_stride(&self) -> usize {
+        self.width().next_multiple_of(8) + if self.aligned { 8 } else { 1 }
     }
 
     /// Whether the contract puts it on tensor cores.
@@ -162,6 +172,9 @@ impl Trial {
         if self.probe {
             parts[0].stride = 0;
         }
+        if self.split {
+            parts[2] = DeviceHeads { values: placed.values.view(), stride: self.values_stride(), offset: 0 };
+        }
         let bias = match self.kind {
             Kind::None => DeviceBias::None,
             Kind::Distance { reach } => DeviceBias::Distance { table: placed.table.view(), reach },
@@ -181,8 +194,14 @@ impl Trial {
 
     fn place(&self, stream: &Stream, numbers: &Numbers) -> Result<Placed, DeviceError> {
         let odd = usize::from(!self.aligned);
+        // What lies between the heads of two rows is no number.
+        let mut values = vec![f32::NAN; self.rows() * self.values_stride()];
+        for (to, from) in values.chunks_mut(self.values_stride()).zip(numbers.input.chunks(numbers.stride)) {
+            to[..self.width()].copy_from_slice(&from[numbers.offsets[2]..][..self.width()]);
+        }
         Ok(Placed {
             input: Tensor::new(stream, self.dtype, &numbers.input, odd)?,
+            values: Tensor::new(stream, self.dtype, &values, odd)?,
             table: Tensor::new(stream, DeviceType::F32, &numbers.table, odd)?,
             position_keys: Tensor::new(stream, self.dtype, &numbers.position_keys, odd)?,
             position_queries: Tensor::new(stream, self.dtype, &numbers.position_queries, odd)?,
@@ -228,7 +247,7 @@ impl Trial {
                 let values = span.keys.clone().flat_map(|row| twin::part(parts[2], spec, row, head));
                 let value = f64::from(values.fold(0.0f32, |largest, x| largest.max(x.abs())));
                 let rounding = if self.dtype == DeviceType::F32 { 0.0 } else { 2.0 * trial::rounding(self.dtype, 1.0) };
-                let tolerance = (1e-5 * score.max(1.0) + rounding) * value;
+                let tolerance = (4e-6 * score.max(1.0) + rounding) * value;
                 for row in span.queries.clone() {
                     tolerances[row * width + head * spec.head_size..][..spec.head_size].fill(tolerance);
                 }
@@ -268,6 +287,7 @@ impl Trial {
         add(self.size != 3.0, format!("scores of {}", self.size));
         add(!self.aligned, "unaligned".to_owned());
         add(self.probe, "one query for all".to_owned());
+        add(self.split, "values apart".to_owned());
         add(self.poisoned, "a NaN in a query".to_owned());
         add(self.slack > 0, format!("bounds {} too large", self.slack));
         text
@@ -330,6 +350,7 @@ fn fused(dtype: DeviceType, head_size: usize, checks: &mut Vec<Check>) {
         Trial { kind: distance(0), ..trial(&short) },
         Trial { kind: distance(31), ..trial(&several).seeing(true, Some(40)) },
         Trial { probe: true, ..trial(&[(1, 197), (1, 3), (1, 64)]) },
+        Trial { split: true, ..trial(&several) },
         Trial { size: 400.0, ..trial(&several) },
         Trial { size: 400.0, kind: distance(12), ..trial(&several).seeing(true, None) },
         Trial { poisoned: true, ..trial(&several) },
@@ -375,6 +396,7 @@ fn general(dtype: DeviceType, checks: &mut Vec<Check>) {
         Trial { kind: positions(true, true, 0), ..trial(64, &crossed) },
         Trial { kind: positions(true, true, 9), aligned: false, ..trial(24, &mixed).seeing(true, None) },
         Trial { probe: true, ..trial(72, &[(1, 197), (1, 3)]) },
+        Trial { split: true, ..trial(64, &mixed) },
         Trial { size: 400.0, ..trial(64, &mixed) },
         Trial { poisoned: true, ..trial(64, &mixed) },
     ];

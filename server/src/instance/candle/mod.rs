@@ -24,7 +24,7 @@ use super::{Backend, ServedVersion};
 use parameters::Role;
 
 pub use forecast::{BatchForecast, ForecastOptions, MemoryForecast, forecast_memory};
-pub use gpu::gpu_memory;
+pub use gpu::{gpu_memory, lost_gpus};
 pub use placement::choose_device;
 pub(super) use placement::place;
 pub use pool::{default_tokenizer_threads, start_tokenizer_threads};

@@ -145,6 +145,13 @@ impl Devices {
         Some(Arc::clone(&entry.health))
     }
 
+    /// Marks a device as lost, for all models on it.
+    pub fn lose(&self, device: &SharedDevice, reason: &str) {
+        // Those who are told may ask for devices: the lock is not held.
+        let health = self.health(device);
+        health.iter().for_each(|health| health.lose(reason));
+    }
+
     /// A device that is lost, and why.
     pub fn lost(&self) -> Option<(Arc<str>, Arc<str>)> {
         self.lock().iter().find_map(|entry| Some((entry.name.clone()?, entry.health.lost()?.clone())))

@@ -8,6 +8,7 @@ use models::{ModelCard, Plan, Weights};
 use crate::error::LoadError;
 use crate::observe::metrics::MemorySeries;
 
+use super::super::super::device::SharedDevice;
 use super::super::super::{ModelInstance, ServedVersion};
 use super::super::packing::Signature;
 use super::super::parameters::EncoderParameters;
@@ -57,6 +58,11 @@ impl GpuEncoder {
     pub(in super::super) fn instantiate(&self, _signature: &Signature) -> Result<Box<dyn ModelInstance>, LoadError> {
         match self.0 {}
     }
+}
+
+/// The GPUs that a fault has left unusable: none, here.
+pub fn lost_gpus() -> Vec<(SharedDevice, String)> {
+    Vec::new()
 }
 
 /// What models take of the memory of GPUs: nothing, here.

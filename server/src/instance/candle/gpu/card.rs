@@ -67,12 +67,30 @@ pub(super) fn owner(model: &str, version: u64) -> String {
     format!("{model}/{version}")
 }
 
+/// The GPUs that models have open.
+fn opened() -> Vec<Arc<Gpu>> {
+    let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    open.iter().filter_map(Weak::upgrade).collect()
+}
+
+/// The GPUs that a fault has left unusable, and why: models may not have met it, having had nothing to do.
+pub fn lost_gpus() -> Vec<(SharedDevice, String)> {
+    let lost = |gpu: &Arc<Gpu>| {
+        let device = SharedDevice::cuda(gpu.ordinal());
+        let reason = lost_reason(&device.name, &gpu.is_poisoned()?);
+        Some((device, reason))
+    };
+    opened().iter().filter_map(lost).collect()
+}
+
+/// How the loss of a device is told.
+pub(super) fn lost_reason(device: &str, cause: &str) -> String {
+    format!("the device '{device}' is lost: {cause}")
+}
+
 /// What models take of the memory of GPUs, by what it is for.
 pub fn gpu_memory() -> Vec<MemorySeries> {
-    let open: Vec<Arc<Gpu>> = {
-        let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        open.iter().filter_map(Weak::upgrade).collect()
-    };
+    let open = opened();
     let lines = open.iter().flat_map(|gpu| {
         let device = SharedDevice::cuda(gpu.ordinal()).name.to_string();
         gpu.ledger().into_iter().map(move |line| {

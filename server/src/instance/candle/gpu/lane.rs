@@ -208,7 +208,7 @@ impl Place {
     /// Why a batch came to nothing. A fault that left the device unusable is one for all that come after.
     fn failure(&self, error: &ModelError) -> ExecuteError {
         if let Some(cause) = self.gpu.is_poisoned() {
-            let reason = format!("the device '{}' is lost: {cause}", self.device);
+            let reason = card::lost_reason(&self.device, &cause);
             return ExecuteError::DeviceLost { model: self.name.to_string(), reason };
         }
         match error {

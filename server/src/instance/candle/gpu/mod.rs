@@ -9,11 +9,11 @@ mod card;
 mod lane;
 
 #[cfg(not(feature = "cuda"))]
-pub use absent::gpu_memory;
-#[cfg(not(feature = "cuda"))]
 pub(super) use absent::{GpuEncoder, count, probe};
+#[cfg(not(feature = "cuda"))]
+pub use absent::{gpu_memory, lost_gpus};
 #[cfg(feature = "cuda")]
-pub use card::gpu_memory;
+pub use card::{gpu_memory, lost_gpus};
 #[cfg(feature = "cuda")]
 pub(super) use {
     card::{count, probe},
