@@ -72,14 +72,6 @@ fn card(ordinal: u32) -> Result<(sys::CUdevice, Card), String> {
     Ok((device, Card { ordinal, name, uuid, capability: (major * 10 + minor) as u32, total_bytes }))
 }
 
-/// Where cuBLASLt is, and its version, as it counts: 130000 for 13.0.0.
-///
-/// # Errors
-/// Where it was looked for, and what to do.
-pub fn blas() -> Result<(String, usize), String> {
-    blas::load()
-}
-
 /// The file that the driver's library was loaded from, where the system tells.
 pub fn library() -> Option<String> {
     version().ok()?;

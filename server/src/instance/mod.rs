@@ -38,9 +38,10 @@ mod tests;
 use device::{Devices, SharedDevice};
 
 pub use candle::{
-    BatchForecast, Described, DeviceFindings, ForecastOptions, Machine, MemoryForecast, ModelTimes, OperationFinding,
-    PlanFinding, ProductFinding, Speed, SystemGpu, choose_device, default_tokenizer_threads, describe, examine_gpu,
-    forecast_memory, gpu_machine, gpu_memory, is_hub_directory, processor_instructions, start_tokenizer_threads, time_model,
+    BatchForecast, Blas, Described, DeviceFindings, Driver, ForecastOptions, Machine, MemoryForecast, ModelTimes,
+    OperationFinding, PlanFinding, ProductFinding, Speed, SystemGpu, choose_device, default_tokenizer_threads, describe,
+    examine_gpu, forecast_memory, gpu_machine, gpu_memory, is_hub_directory, processor_instructions, start_tokenizer_threads,
+    time_model,
 };
 pub use execute::Execution;
 pub use pool::{BatchDone, InstancePool, Placement, WaitingBatches};

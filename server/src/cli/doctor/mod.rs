@@ -7,6 +7,8 @@
 mod json;
 mod machine;
 mod report;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::io::Write;
@@ -35,7 +37,7 @@ pub(super) struct DoctorArgs {
     /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
-    /// Make a sixteenth of the comparisons, and measure small sizes only: whether everything works, not how fast.
+    /// Make an eighth of the comparisons, and measure small sizes only: whether everything works, not how fast.
     #[arg(long)]
     quick: bool,
 }

@@ -12,7 +12,7 @@ pub(super) fn to_text(report: &Report) -> String {
         Examined::Nothing { because } => text.push_str(&format!("\nno GPU is examined: {because}\n")),
         Examined::Unusable { ordinal, reason } => text.push_str(&format!("\nGPU {ordinal} is not examined: {reason}\n")),
         Examined::Gpu { ordinal, findings } => {
-            let part = if report.is_quick { ", a sixteenth of the comparisons" } else { "" };
+            let part = if report.is_quick { ", an eighth of the comparisons" } else { "" };
             text.push_str(&format!("\nkernels of GPU {ordinal} against their specifications{part}\n"));
             text.push_str(&operations(&findings.operations));
             text.push_str(&format!("\nspeed of GPU {ordinal}\n"));

@@ -27,7 +27,8 @@ pub use doctor::{ModelTimes, time_model};
 pub use forecast::{BatchForecast, ForecastOptions, MemoryForecast, forecast_memory};
 pub use gpu::{examine_gpu, gpu_machine, gpu_memory};
 pub use models::cuda::doctor::{
-    DeviceFindings, Machine, OperationFinding, PlanFinding, ProductFinding, Speed, SystemGpu, processor_instructions,
+    Blas, DeviceFindings, Driver, Machine, OperationFinding, PlanFinding, ProductFinding, Speed, SystemGpu,
+    processor_instructions,
 };
 pub use placement::choose_device;
 pub(super) use placement::place;

@@ -9,7 +9,7 @@ use crate::error::ModelError;
 use crate::plan::cuda::Gpu;
 
 /// Of the comparisons of an operation and a type, the part that a quick examination makes.
-const QUICK_PART: usize = 16;
+const QUICK_PART: usize = 8;
 /// Sentences that are kept of what came out wrong.
 const MOST_TOLD: usize = 8;
 
@@ -17,7 +17,7 @@ const MOST_TOLD: usize = 8;
 pub fn machine() -> Machine {
     let driver = cuda::version().map(|version| Driver { cuda: cuda::version_text(version), library: cuda::library() });
     let gpus = cuda::cards().map(|cards| cards.into_iter().map(system_gpu).collect());
-    let blas = cuda::blas().map(|(path, version)| Blas { version: blas_version(version), path });
+    let blas = cuda::find_blas().map(|(path, version)| Blas { version: blas_version(version), path });
     Machine { driver, gpus, blas }
 }
 
