@@ -21,7 +21,7 @@ const NEEDED_VERSION: usize = 130_000;
 ///
 /// # Errors
 /// Where it was looked for, and what to do.
-pub(super) fn load() -> Result<(String, usize), String> {
+pub fn load() -> Result<(String, usize), String> {
     static FOUND: OnceLock<(String, usize)> = OnceLock::new();
     if let Some(found) = FOUND.get() {
         return Ok(found.clone());

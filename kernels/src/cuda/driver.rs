@@ -35,6 +35,51 @@ pub struct Description {
     pub blas_version: usize,
 }
 
+/// A device that the driver shows, whether or not it can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Card {
+    /// Which device, from 0.
+    pub ordinal: u32,
+    /// What its maker calls it.
+    pub name: String,
+    /// Its identity, as `GPU-8-4-4-4-12` digits.
+    pub uuid: String,
+    /// The compute capability, ten times: 80 for 8.0.
+    pub capability: u32,
+    /// All of its memory.
+    pub total_bytes: usize,
+}
+
+/// The devices that the driver shows. None of them is opened.
+///
+/// # Errors
+/// Why there is no driver that serves, or what it does not tell.
+pub fn cards() -> Result<Vec<Card>, String> {
+    (0..count()?).map(|ordinal| card(ordinal).map(|(_, card)| card)).collect()
+}
+
+fn card(ordinal: u32) -> Result<(sys::CUdevice, Card), String> {
+    let device = result::device::get(ordinal as i32).map_err(describe)?;
+    use sys::CUdevice_attribute as Attribute;
+    // SAFETY: the device is one that the driver has just given.
+    let attribute = |attribute| unsafe { result::device::get_attribute(device, attribute) }.map_err(describe);
+    let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    let name = result::device::get_name(device).map_err(describe)?;
+    let uuid = uuid_text(result::device::get_uuid(device).map_err(describe)?);
+    // SAFETY: the device is one that the driver has just given.
+    let total_bytes = unsafe { result::device::total_mem(device) }.map_err(describe)?;
+    Ok((device, Card { ordinal, name, uuid, capability: (major * 10 + minor) as u32, total_bytes }))
+}
+
+/// The file that the driver's library was loaded from, where the system tells.
+pub fn library() -> Option<String> {
+    version().ok()?;
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let path = |line: &str| line.split_once('/').map(|(_, path)| format!("/{path}"));
+    maps.lines().filter(|line| line.contains("libcuda.so")).find_map(path)
+}
+
 /// A version of CUDA as people write it.
 pub fn version_text(version: u32) -> String {
     format!("{}.{}", version / 1000, version % 1000 / 10)
@@ -134,22 +179,14 @@ pub(super) fn open(ordinal: u32) -> Result<(std::sync::Arc<CudaContext>, Descrip
         return Err(unusable(absent(ordinal, count)));
     }
     let failed = |error| unusable(describe(error));
-    let device = result::device::get(ordinal as i32).map_err(failed)?;
-    use sys::CUdevice_attribute as Attribute;
-    // SAFETY: the device is one that the driver has just given.
-    let attribute = |attribute| unsafe { result::device::get_attribute(device, attribute) }.map_err(failed);
-    let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-    let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-    let capability = (major * 10 + minor) as u32;
+    let (device, Card { name, uuid, capability, total_bytes, .. }) = card(ordinal).map_err(unusable)?;
     super::gpu::check_architecture(capability).map_err(unusable)?;
-    if attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? == 0 {
+    let pools = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED;
+    // SAFETY: the device is one that the driver has just given.
+    if unsafe { result::device::get_attribute(device, pools) }.map_err(failed)? == 0 {
         return Err(unusable("its driver has no memory pools (cuMemAllocAsync), which are needed".to_owned()));
     }
     let (blas_path, blas_version) = blas::load().map_err(unusable)?;
-    let name = result::device::get_name(device).map_err(failed)?;
-    let uuid = uuid_text(result::device::get_uuid(device).map_err(failed)?);
-    // SAFETY: the device is one that the driver has just given.
-    let total_bytes = unsafe { result::device::total_mem(device) }.map_err(failed)?;
     let context = CudaContext::new(ordinal as usize).map_err(|error| match error.0 {
         sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
             unusable(format!("too little of its {total_bytes} bytes of memory is free to open it; other processes take the rest"))

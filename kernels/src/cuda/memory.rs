@@ -63,12 +63,25 @@ impl Buffer {
     pub fn upload(stream: &Stream, bytes: &[u8]) -> Result<Self, DeviceError> {
         let buffer = Self::new(stream, bytes.len())?;
         if !bytes.is_empty() {
-            let what = format_args!("copying {} bytes to the device", bytes.len());
-            // SAFETY: the buffer has as many bytes, and `bytes` are there until the copy is done, which is waited for.
-            let copied = stream.gpu().call(what, || unsafe { result::memcpy_htod_async(buffer.address, bytes, stream.handle()) });
-            copied.and(stream.synchronize())?;
+            buffer.write(stream, bytes)?;
         }
         Ok(buffer)
+    }
+
+    /// Copies `bytes`, of memory that is not pinned, over its own; they are there when this returns.
+    ///
+    /// # Errors
+    /// Something enqueued failed, or copying fails.
+    ///
+    /// # Panics
+    /// If there are more of them than it has.
+    pub fn write(&self, stream: &Stream, bytes: &[u8]) -> Result<(), DeviceError> {
+        assert!(bytes.len() <= self.bytes, "a copy is larger than where it goes");
+        stream.refuse_in_recording("copying to the device")?;
+        let what = format_args!("copying {} bytes to the device", bytes.len());
+        // SAFETY: the buffer has as many bytes, and `bytes` are there until the copy is done, which is waited for.
+        let copied = stream.gpu().call(what, || unsafe { result::memcpy_htod_async(self.address, bytes, stream.handle()) });
+        copied.and(stream.synchronize())
     }
 
     /// A copy in memory of the host, once everything enqueued on `stream` is done.
@@ -76,14 +89,26 @@ impl Buffer {
     /// # Errors
     /// Something enqueued failed, or copying fails.
     pub fn download(&self, stream: &Stream) -> Result<Vec<u8>, DeviceError> {
-        stream.refuse_in_recording("copying from the device")?;
         let mut bytes = vec![0; self.bytes];
+        self.read(stream, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Copies its first bytes to memory that is not pinned, once everything enqueued on `stream` is done.
+    ///
+    /// # Errors
+    /// Something enqueued failed, or copying fails.
+    ///
+    /// # Panics
+    /// If more are asked for than it has.
+    pub fn read(&self, stream: &Stream, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        assert!(bytes.len() <= self.bytes, "a copy is larger than where it comes from");
+        stream.refuse_in_recording("copying from the device")?;
         // SAFETY: there are as many bytes, which stay where they are until the copy is done, which is waited for.
         let copied = stream
             .gpu()
-            .call("copying from the device", || unsafe { result::memcpy_dtoh_async(&mut bytes, self.address, stream.handle()) });
-        copied.and(stream.synchronize())?;
-        Ok(bytes)
+            .call("copying from the device", || unsafe { result::memcpy_dtoh_async(bytes, self.address, stream.handle()) });
+        copied.and(stream.synchronize())
     }
 
     /// All of it as numbers of a type.

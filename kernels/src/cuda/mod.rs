@@ -39,7 +39,8 @@ mod pinned;
 mod stream;
 mod view;
 
-pub use driver::{Description, capability_text, count, probe, version, version_text};
+pub use blas::load as find_blas;
+pub use driver::{Card, Description, capability_text, cards, count, library, probe, version, version_text};
 pub use error::DeviceError;
 pub use event::Event;
 pub(crate) use gpu::Handle;

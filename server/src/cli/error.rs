@@ -11,6 +11,8 @@ use crate::error::LoadError;
 const FAILED: u8 = 1;
 /// Exit code of a command that was not understood.
 const USAGE: u8 = 2;
+/// Exit code of `doctor` where the device that it was asked for cannot be used.
+const UNUSABLE: u8 = 2;
 /// Exit code of a command that a second SIGINT or SIGTERM cut short, as shells write it.
 const INTERRUPTED: u8 = 130;
 
@@ -68,6 +70,12 @@ pub(super) enum CliError {
     /// Models do not fit into the memory of a GPU, or cannot be read.
     #[error("{0}")]
     Plan(String),
+    /// The examination of this machine found something wrong.
+    #[error("{0}")]
+    Examination(String),
+    /// The device that was to be examined cannot be used.
+    #[error("the device '{device}' cannot be used: {reason}")]
+    Device { device: String, reason: String },
     /// The example models are not there.
     #[error("'{}' holds no model '{model}'; `scripts/fetch-models` brings the example models", .repository.display())]
     NoExample { repository: PathBuf, model: String },
@@ -86,6 +94,7 @@ impl CliError {
     pub(super) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Flag { .. } | Self::Url { .. } | Self::Log(_) => USAGE,
+            Self::Device { .. } => UNUSABLE,
             Self::Payload(problem) if problem.is_usage() => USAGE,
             Self::Serve(ServeError::Interrupted) => INTERRUPTED,
             Self::Serve(problem) if problem.is_usage() => USAGE,

@@ -1,13 +1,14 @@
 //! Owns the command line: flags, what the commands print and exit codes; the wiring of the server's parts and its
 //! start and end. May import all; nothing imports it but `main.rs`.
 //!
-//! Exit codes: 0 done, 1 failed, 2 the command line was not understood; `serve` and `demo` end with 130 when a
-//! second signal cuts their shutdown short.
+//! Exit codes: 0 done, 1 failed, 2 the command line was not understood, or the device that `doctor` was asked for cannot be
+//! used; `serve` and `demo` end with 130 when a second signal cuts their shutdown short.
 
 mod client;
 mod config;
 mod control;
 mod demo;
+mod doctor;
 mod error;
 mod infer;
 mod log;
@@ -47,6 +48,8 @@ enum Command {
     Config(config::ConfigArgs),
     /// Print how much memory of a GPU the models of a repository would take; neither a server nor a GPU is needed.
     Plan(plan::PlanArgs),
+    /// Examine this machine: what is there, whether every GPU kernel computes what it should, and how fast the GPU is.
+    Doctor(doctor::DoctorArgs),
     /// Serve the example repository and send it real sentences: embeddings, latency, throughput.
     Demo(Box<demo::DemoArgs>),
 }
@@ -68,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Models(args) => control::run(args),
         Command::Config(args) => config::run(args),
         Command::Plan(args) => plan::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Demo(args) => demo::run(args),
     };
     match result {

@@ -153,7 +153,7 @@ fn rows(line: &Line, forecast: &MemoryForecast) -> Vec<Vec<String>> {
 }
 
 /// A number of bytes as people read it.
-fn size(bytes: usize) -> String {
+pub(super) fn size(bytes: usize) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     #[allow(clippy::cast_precision_loss)]
     let mut value = bytes as f64 / 1024.0;

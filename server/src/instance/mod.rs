@@ -38,8 +38,10 @@ mod tests;
 use device::{Devices, SharedDevice};
 
 pub use candle::{
-    BatchForecast, Described, ForecastOptions, MemoryForecast, choose_device, default_tokenizer_threads, describe,
-    forecast_memory, gpu_memory, is_hub_directory, lost_gpus, start_tokenizer_threads,
+    BatchForecast, Blas, Described, DeviceFindings, Driver, ForecastOptions, Machine, MemoryForecast, ModelTimes,
+    OperationFinding, PlanFinding, ProductFinding, Speed, SystemGpu, choose_device, default_tokenizer_threads, describe,
+    examine_gpu, forecast_memory, gpu_machine, gpu_memory, is_hub_directory, lost_gpus, processor_instructions,
+    start_tokenizer_threads, time_model,
 };
 pub use execute::Execution;
 pub use pool::{BatchDone, InstancePool, Placement, WaitingBatches};

@@ -1,5 +1,6 @@
 //! The server on a GPU, real or emulated, as a process: answers, memory, faults, and what is said of devices.
 
+mod doctor;
 mod served;
 
 use std::collections::BTreeMap;

@@ -319,3 +319,24 @@ fn memory_is_planned_without_a_gpu() {
     assert!(refusal.contains("some models cannot be planned for:"), "{refusal}");
     assert!(fail(&["plan", text(&bert), "--gpu-memory=much"], 2).contains("expected a size such as 24GiB"));
 }
+
+#[test]
+fn a_machine_is_examined_whatever_it_has() {
+    let report = succeed(&["doctor", "--device=cpu"]);
+    let named = |name: &str| report.lines().any(|line| line.starts_with(name));
+    for name in ["alcedo  ", "processor  ", "memory  ", "driver  ", "cuBLASLt  ", "GPU"] {
+        assert!(named(name), "{name}: {report}");
+    }
+    assert!(report.contains("no GPU is examined: --device cpu asks for no GPU"), "{report}");
+    let report: Value = serde_json::from_str(&succeed(&["doctor", "--device=cpu", "--json"])).unwrap();
+    assert!(report["processor"]["cores"].as_u64().unwrap() > 0 && report["right"] == true, "{report}");
+    assert_eq!(report["version"], env!("CARGO_PKG_VERSION"));
+    if report["features"] == serde_json::json!([]) {
+        assert!(report["gpus"]["error"].as_str().unwrap().contains("build with scripts/build-cuda"), "{report}");
+    }
+    // No machine has as many GPUs.
+    let refusal = fail(&["doctor", "--device=cuda:255"], 2);
+    assert!(refusal.contains("error: the device 'cuda:255' cannot be used: "), "{refusal}");
+    assert!(fail(&["doctor", "--device=gpu"], 2).contains("expected auto, cpu or cuda:N"));
+    assert!(fail(&["doctor", "--device=cpu", "--model-repository=/nowhere"], 1).contains("unable to read '/nowhere'"));
+}

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use models::cuda::{CudaExecutor, CudaModel, Gpu, GpuOptions, Graphs, LaneOptions, Precision, Tuning};
-use models::plan::batch::{Integers, TokenInput, Texts};
+use models::plan::batch::{Integers, Texts, TokenInput};
 use models::plan::cuda::Ticket;
 use models::{Batch, ModelCard, ModelError, Weights, encoder};
 use serde_json::{Value, json};
@@ -241,15 +241,8 @@ mod tests {
     #[test]
     fn cases_say_what_is_measured() {
         let case: Case = "128x64,lanes=2,flight=1,graphs=off,tuning=first,profile".parse().unwrap();
-        let expected = Case {
-            tokens: 128,
-            items: 64,
-            lanes: 2,
-            flight: 1,
-            graphs: Graphs::Off,
-            tuning: Tuning::First,
-            profile: true,
-        };
+        let expected =
+            Case { tokens: 128, items: 64, lanes: 2, flight: 1, graphs: Graphs::Off, tuning: Tuning::First, profile: true };
         assert_eq!(case, expected);
         for wrong in ["128", "0x1", "8x8,lanes=0", "8x8,flight=3", "8x8,graphs=on", "8x8,fast"] {
             assert!(wrong.parse::<Case>().unwrap_err().contains(wrong), "{wrong}");

@@ -154,6 +154,7 @@ impl Memory {
             device,
             running: (operation.stamp, &operation.known),
             is_strict: driver.settings.strict,
+            written: None,
             failures: &mut failures,
         };
         match &operation.action {
@@ -188,6 +189,8 @@ struct Access<'a> {
     running: (super::clock::Stamp, &'a VectorClock),
     /// Whether an access out of order ends a kernel.
     is_strict: bool,
+    /// The last byte that a kernel was given to write.
+    written: Option<*mut u8>,
     failures: &'a mut Vec<Failure>,
 }
 
@@ -287,6 +290,10 @@ impl Access<'_> {
 
     fn kernel(&mut self, driver: &Driver, call: &super::module::Call) {
         let result = call.run(driver.settings.seed, self);
+        if let Some(last) = self.written.take().filter(|_| call.is_wrong && result.is_ok()) {
+            // SAFETY: a byte of a live region: none is freed while a kernel runs, and only this thread writes there.
+            unsafe { *last ^= 0x40 };
+        }
         match result {
             Ok(counts) => driver.lock().counters.instructions += counts.instructions,
             Err(fault) => {
@@ -319,8 +326,14 @@ impl GlobalMemory for Access<'_> {
     fn access(&mut self, address: u64, bytes: usize, kind: AccessKind) -> Result<*mut u8, String> {
         let running = Running { stamp: self.running.0, known: self.running.1 };
         let device = self.device as usize;
-        match self.memory.devices[device].touch(address, bytes, running, kind != AccessKind::Read) {
-            Ok(place) => Ok(place),
+        let writes = kind != AccessKind::Read;
+        match self.memory.devices[device].touch(address, bytes, running, writes) {
+            Ok(place) => {
+                if writes && bytes > 0 {
+                    self.written = Some(place.wrapping_add(bytes - 1));
+                }
+                Ok(place)
+            }
             Err((refusal @ Refusal::Unordered(_), Some(place))) if !self.is_strict => {
                 self.note(refusal);
                 Ok(place)

@@ -1,9 +1,10 @@
 //! Failures that tests ask for.
 
-/// What is to fail, each once.
+/// What is to fail, each once, and which kernels compute something wrong, always.
 #[derive(Debug, Default)]
 pub(crate) struct Injection {
     planned: Vec<Planned>,
+    wrong: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +21,8 @@ enum Planned {
 
 impl Injection {
     /// Adds failures: `alloc:17`, `launch:203`, `launch:kernel_name`, `module`, or several with commas; numbers count from now,
-    /// the first is 1. `none` forgets all.
+    /// the first is 1. `wrong:kernel_name` fails nothing: from now on every launch of the kernel ends with the last bytes that
+    /// it wrote changed. `none` forgets all.
     ///
     /// # Errors
     /// What cannot be read, as a sentence.
@@ -28,13 +30,17 @@ impl Injection {
         for part in what.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let planned = match part.split_once(':') {
                 None if part == "none" => {
-                    self.planned.clear();
+                    *self = Injection::default();
                     continue;
                 }
                 None if part == "module" => Planned::Module,
                 Some(("alloc", number)) => Planned::Allocation(number.parse().map_err(|_| format!("'{part}' has no number"))?),
+                Some(("wrong", kernel)) => {
+                    self.wrong.push(kernel.to_owned());
+                    continue;
+                }
                 Some(("launch", what)) => what.parse().map_or_else(|_| Planned::Kernel(what.to_owned()), Planned::Launch),
-                _ => return Err(format!("'{part}' is not alloc:N, launch:N, launch:KERNEL, module or none")),
+                _ => return Err(format!("'{part}' is not alloc:N, launch:N, launch:KERNEL, wrong:KERNEL, module or none")),
             };
             self.planned.push(planned);
         }
@@ -67,6 +73,11 @@ impl Injection {
             _ => None,
         });
         by_number | self.once(&Planned::Kernel(kernel.to_owned()))
+    }
+
+    /// Whether launches of this kernel compute something wrong.
+    pub(crate) fn is_wrong(&self, kernel: &str) -> bool {
+        self.wrong.iter().any(|wrong| wrong == kernel)
     }
 
     /// Whether loading this module fails.

@@ -43,6 +43,8 @@ pub(crate) struct Call {
     block: [u32; 3],
     dynamic_shared_bytes: u32,
     parameters: Vec<u8>,
+    /// Whether its result is to be spoiled, as a test has asked for.
+    pub is_wrong: bool,
 }
 
 /// The shape of a launch.
@@ -276,6 +278,7 @@ impl state::Call {
             block: shape.block,
             dynamic_shared_bytes: shape.dynamic_shared_bytes,
             parameters,
+            is_wrong: self.state.injection.is_wrong(&function.name),
         };
         self.enqueue(stream, &name, Action::Kernel(Arc::new(call)))
     }

@@ -659,6 +659,26 @@ fn launches_are_checked_and_fail_as_planned() {
 }
 
 #[test]
+fn a_kernel_computes_something_wrong_as_planned() {
+    let _turn = Turn::begin();
+    let (stream, kernel) = (stream(), kernel("scale_add"));
+    let (x, y) = (device_memory(1200), device_memory(1200));
+    ok(cuMemsetD32Async(x, 0, 300, stream));
+    ok(cuMemsetD32Async(y, 0, 300, stream));
+    let fail = CString::new("wrong:scale_add").expect("text");
+    ok(emulator_fail(Text::of(&fail)));
+    for _ in 0..2 {
+        ok(scale_add(kernel, (y, x, 1.0, 300), 3, stream));
+        assert_eq!(floats(&download(y, 1200, stream)).iter().filter(|value| **value != 0.0).count(), 1);
+        ok(cuMemsetD32Async(y, 0, 300, stream));
+    }
+    let none = CString::new("none").expect("text");
+    ok(emulator_fail(Text::of(&none)));
+    ok(scale_add(kernel, (y, x, 1.0, 300), 3, stream));
+    assert_eq!(floats(&download(y, 1200, stream)), [0.0; 300]);
+}
+
+#[test]
 fn variables_of_modules_have_their_contents() {
     let _turn = Turn::begin();
     let text = CString::new(BASIC).expect("no zero");

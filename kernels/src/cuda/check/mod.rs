@@ -1,7 +1,7 @@
 //! Kernels against their specifications, on the device that is there.
 //!
 //! Owns: [`all`], the list of comparisons that the tests and `alcedo doctor` run, and what they are made of (`trial`); one
-//! file per operation with its shapes. May import: operations and their twins. Must never import: anything that knows models.
+//! file per operation with its shapes; and how fast the device is ([`measure`]). May import: operations and their twins. Must never import: anything that knows models.
 //!
 //! Inputs are pseudo-random and rounded to the type of the case before the twin computes from them in f64, so what is measured
 //! is the kernel. Outputs stand between canaries that must survive.
@@ -10,6 +10,7 @@ mod activation;
 mod attention;
 mod embed;
 mod matmul;
+pub mod measure;
 mod norm;
 mod patches;
 mod pool;
@@ -79,6 +80,11 @@ impl Check {
     /// The operation.
     pub fn operation(&self) -> &'static str {
         self.operation
+    }
+
+    /// What the numbers are that it works on.
+    pub fn dtype(&self) -> DeviceType {
+        self.dtype
     }
 
     /// Sizes, and what is particular.

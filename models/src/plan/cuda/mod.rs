@@ -2,8 +2,8 @@
 //!
 //! Owns: which launches a plan becomes (`lower`, `program`), where values and weights lie (`place`, `shelf`), what a batch is
 //! filled up to (`bucket`) how that lies in memory (`layout`) and is written (`pack`), how much memory all of it takes ([`memory`]); and with the feature
-//! `cuda` the weights on a device ([`CudaModel`]), the lanes that run batches ([`CudaExecutor`]) and who is moved out of
-//! memory when it is short (`residency`). May import: kernels, this crate's plans, weights and errors. Must never import:
+//! `cuda` the weights on a device ([`CudaModel`]), the lanes that run batches ([`CudaExecutor`]) who is moved out of
+//! memory when it is short (`residency`), and what `alcedo doctor` asks of a device ([`doctor`]). May import: kernels, this crate's plans, weights and errors. Must never import:
 //! cards, architectures, tokenizers.
 //!
 //! Everything up to memory is arithmetic and needs no GPU and no feature, so that memory can be planned anywhere, and what is
@@ -12,6 +12,7 @@
 mod bucket;
 #[cfg(feature = "cuda")]
 mod device;
+pub mod doctor;
 #[cfg(feature = "cuda")]
 mod issue;
 #[cfg(feature = "cuda")]

@@ -125,7 +125,7 @@ fn told(room: Room, lane: &LaneMemory, lanes: usize, weights: usize, gpu_bytes: 
 }
 
 /// The configuration as it would be on a machine with a GPU, with what the user asks for in its parameters.
-fn on_a_gpu(config: &ModelConfig, options: &ForecastOptions<'_>) -> ModelConfig {
+pub(super) fn on_a_gpu(config: &ModelConfig, options: &ForecastOptions<'_>) -> ModelConfig {
     let place = |group: &InstanceGroup| match group.kind {
         InstanceKind::Auto | InstanceKind::Gpu(_) => InstanceGroup { kind: InstanceKind::Gpu(vec![0]), ..group.clone() },
         InstanceKind::Cpu | InstanceKind::Model => group.clone(),

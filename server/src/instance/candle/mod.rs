@@ -23,12 +23,18 @@ use super::device::Devices;
 use super::{Backend, ServedVersion};
 use parameters::Role;
 
+pub use doctor::{ModelTimes, time_model};
 pub use forecast::{BatchForecast, ForecastOptions, MemoryForecast, forecast_memory};
-pub use gpu::{gpu_memory, lost_gpus};
+pub use gpu::{examine_gpu, gpu_machine, gpu_memory, lost_gpus};
+pub use models::cuda::doctor::{
+    Blas, DeviceFindings, Driver, Machine, OperationFinding, PlanFinding, ProductFinding, Speed, SystemGpu,
+    processor_instructions,
+};
 pub use placement::choose_device;
 pub(super) use placement::place;
 pub use pool::{default_tokenizer_threads, start_tokenizer_threads};
 
+mod doctor;
 mod encoder;
 mod forecast;
 mod gpu;

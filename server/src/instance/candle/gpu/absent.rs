@@ -2,9 +2,13 @@
 
 use std::convert::Infallible;
 use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
 
+use models::cuda::doctor::{DeviceFindings, Machine, PlanFinding, Speed};
 use models::{ModelCard, Plan, Weights};
 
+use crate::config::ModelConfig;
 use crate::error::LoadError;
 use crate::observe::metrics::MemorySeries;
 
@@ -68,4 +72,32 @@ pub fn lost_gpus() -> Vec<(SharedDevice, String)> {
 /// What models take of the memory of GPUs: nothing, here.
 pub fn gpu_memory() -> Vec<MemorySeries> {
     Vec::new()
+}
+
+/// What of GPUs this build can find out: nothing.
+pub fn gpu_machine() -> Machine {
+    let unknown = || NOT_BUILT.to_owned();
+    Machine { driver: Err(unknown()), gpus: Err(unknown()), blas: Err(unknown()) }
+}
+
+/// Compares kernels with their specifications.
+///
+/// # Errors
+/// Why no GPU can be used: always, here.
+pub fn examine_gpu(_ordinal: u32, _quick: bool, _tell: &mut dyn FnMut(&str)) -> Result<DeviceFindings, String> {
+    Err(NOT_BUILT.to_owned())
+}
+
+/// Times batches of a model.
+///
+/// # Errors
+/// Why no GPU can be used: always, here.
+pub(in super::super) fn time_encoder(
+    config: &Arc<ModelConfig>,
+    _directory: &Path,
+    _ordinal: u32,
+    _speed: &Speed,
+    _quick: bool,
+) -> Result<(&'static str, Vec<PlanFinding>), LoadError> {
+    Err(LoadError::Device { model: config.name.to_string(), kind: "KIND_GPU", reason: NOT_BUILT.to_owned() })
 }
