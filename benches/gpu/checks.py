@@ -29,6 +29,8 @@ def doctor(run, limit_s):
     gpus = run.found["doctor"].get("gpus")
     if isinstance(gpus, list) and gpus:
         run.found["capability"] = gpus[0]["compute_capability"]
+        machine = run.found.setdefault("machine", {})
+        machine["gpu"] = machine.get("gpu") or gpus[0]["name"]
     if code != 0:
         raise Failed(f"{'stopped at its limit' if code is None else f'exit code {code}'}: {run.tail('doctor.log')}")
     kernels = run.found["doctor"].get("examined", {}).get("kernels", [])
