@@ -78,7 +78,7 @@ class Run:
                 ok, said = False, f"{type(error).__name__}: {error}"
         seconds = time.monotonic() - began
         self.steps.append({"step": name, "ok": ok, "seconds": round(seconds, 1), "said": said})
-        print(f"{'ok    ' if ok else 'FAILED'} {seconds:6.1f} s  {name}: {said[:600]}", flush=True)
+        print(f"{'ok    ' if ok else 'FAILED'} {seconds:6.1f} s  {name}: {said[:300]}", flush=True)
 
 
 def machine(run, _limit_s):
@@ -97,7 +97,7 @@ def machine(run, _limit_s):
 
 STEPS = [
     ("machine", 20, machine),
-    ("doctor", 90, checks.doctor),
+    ("doctor", 120, checks.doctor),
     ("kernel tests", 90, checks.kernel_tests),
     ("plan tests", 90, checks.plan_tests),
     ("golden answers", 60, checks.golden),
@@ -120,7 +120,7 @@ def main():
         shutil.rmtree(run.scratch, ignore_errors=True)
     (run.out / "results.md").write_text(table)
     (run.out / "results.json").write_text(json.dumps({"steps": run.steps, **run.found}, indent=1) + "\n")
-    print(f"\n{table[:8000]}")
+    print(f"\n{table[:7800]}")
     failed = [step["step"] for step in run.steps if not step["ok"]]
     print(f"{len(run.steps) - len(failed)} of {len(run.steps)} steps are right in {time.monotonic() - run.started:.0f} s"
           + (f"; failed: {', '.join(failed)}" if failed else "") + f". Files: {run.out}")
