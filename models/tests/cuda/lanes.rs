@@ -128,3 +128,18 @@ fn tickets_go_to_other_threads() {
     }
     assert_clean();
 }
+
+#[test]
+fn a_profile_times_every_launch_and_changes_nothing() {
+    let (model, items) = texts("bert-reranker", Precision::F16);
+    let mut lane = lane(&model, 512, 16, Graphs::Auto);
+    let batch = mix(&model, &items, 0, 3);
+    let want = bits(&lane.enqueue(&batch).unwrap());
+    let profile = lane.profile(&batch).unwrap();
+    // Three layers of seven launches and exact GELU; the lookup; and of the head four.
+    assert_eq!(profile.len(), 3 * 8 + 1 + 4);
+    assert_eq!(profile.iter().filter(|(name, _)| name.starts_with("multiply ")).count(), 3 * 4 + 2);
+    assert!(profile.iter().all(|(_, ms)| ms.is_finite() && *ms >= 0.0), "{profile:?}");
+    assert_eq!(bits(&lane.enqueue(&batch).unwrap()), want);
+    assert_clean();
+}

@@ -85,9 +85,15 @@ pub(crate) struct Fixture {
     pub(crate) recorded: Weights,
 }
 
+/// Where the directories are: in this crate, unless a bundle for another machine has them (scripts/gpu-acceptance).
+fn families() -> PathBuf {
+    let own = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    std::env::var_os("ALCEDO_TEST_FIXTURES").map_or_else(own, PathBuf::from).join("families")
+}
+
 impl Fixture {
     pub(crate) fn read(name: &str) -> Fixture {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families").join(name);
+        let directory = families().join(name);
         let text = std::fs::read_to_string(directory.join("expected.json")).unwrap();
         let recorded = Weights::open_file(&directory.join("expected.safetensors")).unwrap();
         Fixture { directory, expected: serde_json::from_str(&text).unwrap(), recorded }

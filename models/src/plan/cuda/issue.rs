@@ -3,7 +3,7 @@
 use kernels::activation::cuda::activate;
 use kernels::attention::Spec;
 use kernels::attention::cuda::{DeviceBias, DeviceHeads, DeviceSpans, attention};
-use kernels::cuda::{DeviceError, DeviceType, Stream, View};
+use kernels::cuda::{DeviceError, DeviceType, Event, Stream, View};
 use kernels::embed::cuda::{DeviceIds, DeviceLookup, embed};
 use kernels::gate::cuda::gate;
 use kernels::matmul::cuda::{DeviceEpilogue, DeviceMatrix, Multiplier};
@@ -48,6 +48,30 @@ impl Launches<'_> {
     /// The device fails.
     pub(super) fn enqueue(&self, multiplier: &mut Multiplier) -> Result<(), DeviceError> {
         self.model.program.actions.iter().try_for_each(|action| self.action(action, multiplier))
+    }
+
+    /// As [`enqueue`](Self::enqueue), with the first of `marks` recorded before the first launch, and another behind each.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub(super) fn marked(&self, multiplier: &mut Multiplier, marks: &[Event]) -> Result<(), DeviceError> {
+        let (first, behind) = marks.split_first().expect("there is a mark before the first launch");
+        first.record(self.stream)?;
+        self.model.program.actions.iter().zip(behind).try_for_each(|(action, mark)| {
+            self.action(action, multiplier)?;
+            mark.record(self.stream)
+        })
+    }
+
+    /// What a profile calls the launches, in order; products by their sizes.
+    pub(super) fn names(&self) -> impl Iterator<Item = String> {
+        self.model.program.actions.iter().map(|action| match action {
+            Action::Multiply { weight, .. } => {
+                let recipe = &self.model.plan.recipes.matrices[weight.0];
+                format!("multiply {} to {}", recipe.inputs, recipe.outputs)
+            }
+            other => other.name().to_owned(),
+        })
     }
 
     fn action(&self, action: &Action, multiplier: &mut Multiplier) -> Result<(), DeviceError> {

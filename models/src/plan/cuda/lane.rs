@@ -38,6 +38,7 @@ use super::place::Placement;
 use super::residency::Resident;
 use super::ticket::{Flying, Run, Shape, Ticket};
 use crate::error::ModelError;
+use crate::plan::batch::Sequence;
 use crate::plan::{Axis, Batch, Executor, Output};
 
 /// The most tokens of batches that graphs are recorded for: with more, launches take less time than what they launch.
@@ -228,11 +229,7 @@ impl CudaExecutor {
     /// # Errors
     /// A sequence is longer than the lane has room for; weights have no room to come back to; or the device fails.
     pub fn launch(&mut self, batch: &Batch<'_>) -> Result<Ticket, ModelError> {
-        let (max_tokens, max_items) = match self.model.plan().input() {
-            crate::plan::Input::Tokens(_) => (self.room.max_tokens, self.room.max_items),
-            crate::plan::Input::Images(_) => (self.limits.tokens, self.limits.items),
-        };
-        let cuts = cut(batch.sequences(), max_tokens, max_items)?;
+        let cuts = self.cuts(batch)?;
         let weights = self.model.resident()?;
         if weights.generation != self.generation {
             self.known.retain(|_, known| !matches!(known.recorded, Recorded::Graph(_)));
@@ -254,15 +251,65 @@ impl CudaExecutor {
         Ok(ticket)
     }
 
+    /// Runs a batch, and then launches all of it once more, one by one, with the time noted between any two: what each took on
+    /// the device in milliseconds, in order. Of a batch that is cut, it is the last part. Noting takes time too, some
+    /// microseconds each, so the sum is above what the batch takes.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch).
+    pub fn profile(&mut self, batch: &Batch<'_>) -> Result<Vec<(String, f32)>, ModelError> {
+        // Products are tuned now, and the inputs stay on the device until the next batch.
+        drop(self.launch(batch)?.wait()?);
+        let cuts = self.cuts(batch)?;
+        let Some(sequences) = cuts.last() else { return Ok(Vec::new()) };
+        let bucket = self.bucket(&batch.sequences()[sequences.clone()]);
+        let weights = self.model.resident()?;
+        let (launches, multiplier) = self.launches(&bucket, &weights);
+        let count = launches.names().count();
+        let marks = (0..=count).map(|_| Event::timed(launches.model.gpu().device())).collect::<Result<Vec<_>, _>>()?;
+        launches.marked(multiplier, &marks)?;
+        marks[count].wait()?;
+        let times = marks.windows(2).map(|pair| pair[0].elapsed_ms(&pair[1])).collect::<Result<Vec<_>, _>>()?;
+        Ok(launches.names().zip(times).collect())
+    }
+
+    /// The parts of a batch that fit, one after the other.
+    fn cuts(&self, batch: &Batch<'_>) -> Result<Vec<Range<usize>>, ModelError> {
+        let (max_tokens, max_items) = match self.model.plan().input() {
+            crate::plan::Input::Tokens(_) => (self.room.max_tokens, self.room.max_items),
+            crate::plan::Input::Images(_) => (self.limits.tokens, self.limits.items),
+        };
+        cut(batch.sequences(), max_tokens, max_items)
+    }
+
+    /// The bucket of sequences.
+    fn bucket(&self, sequences: &[Sequence]) -> Bucket {
+        let tokens = sequences.iter().map(|sequence| sequence.tokens.len());
+        Bucket::of(self.model.plan().input(), tokens.clone().sum(), sequences.len(), tokens.max().unwrap_or(0))
+    }
+
+    /// The launches of a bucket that is known, and what they multiply with.
+    fn launches<'a>(&'a mut self, bucket: &'a Bucket, weights: &'a Resident) -> (Launches<'a>, &'a mut Multiplier) {
+        let launches = Launches {
+            stream: &self.stream,
+            model: &self.model,
+            weights,
+            regions: self.regions,
+            placement: &self.placement,
+            bucket,
+            layout: &self.known[bucket].layout,
+        };
+        (launches, &mut self.multiplier)
+    }
+
     /// Enqueues a part of a batch that fits.
     fn run(&mut self, batch: &Batch<'_>, sequences: Range<usize>, weights: &Arc<Resident>) -> Result<Run, ModelError> {
         if self.spare.is_empty() {
             self.in_flight.iter().take(1).try_for_each(Event::wait)?;
             self.spare.extend(self.in_flight.pop_front());
         }
-        let tokens = batch.sequences()[sequences.clone()].iter().map(|sequence| sequence.tokens.len());
-        let (longest, tokens) = (tokens.clone().max().unwrap_or(0), tokens.sum::<usize>());
-        let bucket = Bucket::of(self.model.plan().input(), tokens, sequences.len(), longest);
+        let tokens: usize = batch.sequences()[sequences.clone()].iter().map(|sequence| sequence.tokens.len()).sum();
+        let bucket = self.bucket(&batch.sequences()[sequences.clone()]);
         self.know(bucket);
         let layout = &self.known[&bucket].layout;
         let items = sequences.len();

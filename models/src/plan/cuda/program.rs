@@ -175,6 +175,27 @@ pub(crate) enum Action {
 }
 
 impl Action {
+    /// What a profile calls it.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only GPUs are profiled"))]
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Action::Embed { .. } => "embed",
+            Action::Patches { .. } => "patches",
+            Action::Assemble { .. } => "assemble",
+            Action::Norm { .. } => "norm",
+            Action::Multiply { .. } => "multiply",
+            Action::Activate { .. } => "activate",
+            Action::Gate { .. } => "gate",
+            Action::Rotary { .. } => "rotary",
+            Action::Attention { .. } => "attention",
+            Action::Probe { .. } => "probe",
+            Action::Pool { .. } => "pool",
+            Action::Gather { .. } => "gather",
+            Action::Normalize { .. } => "normalize",
+            Action::Convert { .. } => "convert",
+        }
+    }
+
     /// The values that it reads or writes.
     pub(crate) fn values(&self) -> Vec<ValueId> {
         match self {
