@@ -39,15 +39,19 @@ pub(crate) struct Pin {
 /// What of the pages the host may do, from the copies under way.
 fn rights(allocation: usize, page: usize, pins: &[Pin]) -> i32 {
     let mut rights = libc::PROT_READ | libc::PROT_WRITE;
-    for pin in pins.iter().filter(|pin| pin.allocation == allocation && whole_pages(&pin.range).contains(&page)) {
+    for pin in pins.iter().filter(|pin| pin.allocation == allocation && kept_pages(&pin.range).contains(&page)) {
         rights &= if pin.writes { libc::PROT_NONE } else { libc::PROT_READ };
     }
     rights
 }
 
-/// Pages that lie wholly in a range: what shares a page with other bytes cannot be kept from the host.
-fn whole_pages(range: &std::ops::Range<usize>) -> std::ops::Range<usize> {
-    range.start.div_ceil(OS_PAGE_BYTES)..range.end / OS_PAGE_BYTES
+/// The pages of a range that are kept from the host. A range from the start of a page has all its pages, also the last one
+/// that it covers in part: most results are smaller than a page, and who copies the first part of an allocation has no use for
+/// the rest meanwhile. Where a range begins within a page, what shares its first and last page cannot be kept from the host.
+fn kept_pages(range: &std::ops::Range<usize>) -> std::ops::Range<usize> {
+    let end =
+        if range.start.is_multiple_of(OS_PAGE_BYTES) { range.end.div_ceil(OS_PAGE_BYTES) } else { range.end / OS_PAGE_BYTES };
+    range.start.div_ceil(OS_PAGE_BYTES)..end
 }
 
 impl Pinned {
@@ -63,7 +67,7 @@ impl Pinned {
                 true
             }
         });
-        let pages = whole_pages(&pin.range);
+        let pages = kept_pages(&pin.range);
         pins.push(pin);
         self.apply(pages, pins);
     }
@@ -83,7 +87,7 @@ impl Pinned {
     /// Ends a pin that was taken out of `pins`.
     pub(crate) fn unpin(&self, ended: &Pin, pins: &[Pin]) {
         ended.forget();
-        self.apply(whole_pages(&ended.range), pins);
+        self.apply(kept_pages(&ended.range), pins);
     }
 
     /// What the host may do at an offset: rights as `mmap` writes them.
