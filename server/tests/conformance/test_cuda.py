@@ -54,7 +54,8 @@ def write_encoder(repository, name, source, dtype, extra=GPU, **parameters):
 
 def ask(model, ids):
     """Return a request for the embedding of one text."""
-    return request(model, [("input_ids", "INT64", [1, len(ids)], list(ids)), ("attention_mask", "INT64", [1, len(ids)], [1] * len(ids))])
+    shape = [1, len(ids)]
+    return request(model, [("input_ids", "INT64", shape, list(ids)), ("attention_mask", "INT64", shape, [1] * len(ids))])
 
 
 def embedding(reply):
@@ -109,9 +110,9 @@ def test_a_text_alone_and_in_a_batch(minilm, golden, dtype):
 
 def test_memory_is_on_the_page_of_metrics(minilm):
     samples = scrape(minilm)
-    weights = {dtype: value_of(samples, "alcedo_gpu_memory_bytes", model=dtype, version=1, kind="weights") for dtype in TO_RECORDED}
+    taken = {dtype: value_of(samples, "alcedo_gpu_memory_bytes", model=dtype, version=1, kind="weights") for dtype in TO_RECORDED}
     # Weights are there once for both lanes; tables stay as they are stored, and heads f32.
-    assert weights["f16"] == weights["bf16"] and weights["f32"] > 1.2 * weights["f16"] > 0, weights
+    assert taken["f16"] == taken["bf16"] and taken["f32"] > 1.2 * taken["f16"] > 0, taken
     for kind in ("arena", "workspace", "pinned"):
         assert value_of(samples, "alcedo_gpu_memory_bytes", model="f16", version=1, kind=kind) > 0
     log = minilm.log()
@@ -170,7 +171,8 @@ def test_a_load_without_room_says_how_much_is_missing(tiny):
     with start(tiny, load=(), env={"ALCEDO_EMULATOR_MEMORY": "20000000"}) as server:
         # The workspace alone is more than there is. Where activations are what is too much, the largest batch that would fit
         # is told: see the planner's own tests.
-        pattern = r"model 'tiny' needs 32\.2 MiB \(weights .*, workspace 32\.0 MiB, activations .* for 320 tokens\); 19\.\d MiB are free; not even"
+        pattern = (r"model 'tiny' needs 32\.2 MiB \(weights .*, workspace 32\.0 MiB, activations .* for 320 tokens\); "
+                   r"19\.\d MiB are free; not even")
         with refused(INVALID, pattern):
             server.client().load_model("tiny")
         assert server.client().is_server_live() and total(scrape(server), "alcedo_gpu_memory_bytes", "tiny") == 0
