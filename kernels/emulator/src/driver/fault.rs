@@ -51,7 +51,9 @@ impl Injection {
                 }
                 Some(("launch", what)) => what.parse().map_or_else(|_| Planned::Kernel(what.to_owned()), Planned::Launch),
                 _ => {
-                    return Err(format!("'{part}' is not alloc:N, launch:N, launch:KERNEL, wrong:KERNEL, module, file:PATH or none"));
+                    return Err(format!(
+                        "'{part}' is not alloc:N, launch:N, launch:KERNEL, wrong:KERNEL, module, file:PATH or none"
+                    ));
                 }
             };
             self.planned.push(planned);
