@@ -205,6 +205,46 @@ def splits(server):
 
 
 @faults
+def test_batches_without_memory_are_cut_and_run(repository, tmp_path):
+    # Idle models make room for others, so that a batch may need memory: for the weights of its model, to bring them back.
+    for name in ("one", "other"):
+        directory = write_encoder(repository, name, TINY, "f32", batcher="compat")
+        text = (directory / "config.pbtxt").read_text()
+        # Eight requests are a batch, and fewer are none for as long as the test goes on.
+        text = text.replace("max_batch_size: 16", "max_batch_size: 8")
+        text = text.replace("dynamic_batching { }", "dynamic_batching { max_queue_delay_microseconds: 600000000 }")
+        (directory / "config.pbtxt").write_text(text)
+    faults = Faults(tmp_path)
+
+    def put_away():
+        """Let loading the other model take the room of the first one's weights."""
+        client.unload_model("other")
+        wait_until(lambda: total(scrape(server), "alcedo_gpu_memory_bytes", "other") == 0, "the memory is given back")
+        faults.cause_allocations(2)
+        client.load_model("other")
+        wait_until(lambda: not weights(server, "one") and weights(server, "other"), "the other model has the room")
+
+    with start(repository, "--gpu-memory-overcommit", env=faults.env) as server:
+        stub, client = server.stub(), server.client()
+        want = answers(stub, "one", 8)
+        assert splits(server) == 0
+        put_away()
+        # No room at first, nor when the other model has made some.
+        faults.cause_allocations(4)
+        assert difference(answers(stub, "one", 8), want) <= 1e-5
+        assert splits(server) == 1
+        put_away()
+        # No room for anything: each request is tried alone.
+        faults.cause_allocations(100)
+        for error in answers(stub, "one", 8):
+            assert error.code() == EXHAUSTED and "no memory for this request, not even alone" in error.details(), error
+        assert splits(server) == 1 + 7
+        faults.cause_allocations(0)
+        assert difference(answers(stub, "one", 8), want) <= 1e-5
+        assert client.is_server_ready() and splits(server) == 1 + 7
+
+
+@faults
 def test_a_lost_device_drains_the_server(repository, tmp_path):
     write_encoder(repository, "tiny", TINY, "f32", graphs="off")
     write_identity(repository, "unconcerned")

@@ -27,7 +27,7 @@ enum Planned {
 impl Injection {
     /// Adds failures: `alloc:17`, `launch:203`, `launch:kernel_name`, `module`, or several with commas; numbers count from
     /// now, the first is 1. `wrong:kernel_name` fails nothing: from now on every launch of the kernel ends with the last bytes
-    /// that it wrote changed. `none` forgets all. `file:PATH` names a file that is looked for at every allocation, launch and
+    /// that it wrote changed. `none` forgets all of these. `file:PATH` names a file that is looked for at every allocation, launch and
     /// loading of a module, and whose text is taken in and the file removed when it is there.
     ///
     /// # Errors
@@ -36,7 +36,8 @@ impl Injection {
         for part in what.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let planned = match part.split_once(':') {
                 None if part == "none" => {
-                    *self = Injection::default();
+                    // The file is a way of asking, not a failure.
+                    *self = Injection { file: self.file.take(), ..Injection::default() };
                     continue;
                 }
                 None if part == "module" => Planned::Module,
@@ -114,5 +115,22 @@ impl Injection {
     fn once(&mut self, planned: &Planned) -> bool {
         let found = self.planned.iter().position(|other| other == planned);
         found.map(|index| self.planned.remove(index)).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_goes_on_asking_after_everything_is_forgotten() {
+        let path = std::env::temp_dir().join(format!("emulator-faults-{}", std::process::id()));
+        let mut injection = Injection::default();
+        injection.add(&format!("file:{},wrong:norm", path.display())).unwrap();
+        for _ in 0..2 {
+            fs::write(&path, "none,alloc:2").unwrap();
+            assert_eq!([(); 3].map(|()| injection.allocation()), [false, true, false]);
+            assert!(!path.exists() && !injection.is_wrong("norm"));
+        }
     }
 }
