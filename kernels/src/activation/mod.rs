@@ -40,3 +40,18 @@ pub enum Activation {
     /// `1 / (1 + exp(-x))`.
     Sigmoid,
 }
+
+#[cfg(any(test, feature = "cuda"))]
+impl Activation {
+    /// Each of them, for comparisons with specifications.
+    pub(crate) const ALL: [Activation; 8] = [
+        Activation::Identity,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::QuickGelu,
+        Activation::Relu,
+        Activation::Silu,
+        Activation::Tanh,
+        Activation::Sigmoid,
+    ];
+}

@@ -6,17 +6,6 @@ use super::{Activation, cpu, twin};
 use crate::isa::Isa;
 use crate::simd::{Simd, with_simd};
 
-const ALL: [Activation; 8] = [
-    Activation::Identity,
-    Activation::Gelu,
-    Activation::GeluTanh,
-    Activation::QuickGelu,
-    Activation::Relu,
-    Activation::Silu,
-    Activation::Tanh,
-    Activation::Sigmoid,
-];
-
 #[inline(always)]
 unsafe fn map<S: Simd>(activation: Activation, values: &mut [f32]) {
     for lanes in values.chunks_mut(S::LANES) {
@@ -72,7 +61,7 @@ fn values_by_hand() {
 fn a_fine_grid_agrees_with_the_specification() {
     let x: Vec<f32> = (-150_000..=150_000).map(|i| i as f32 * 1e-4).collect();
     for isa in Isa::available() {
-        for activation in ALL {
+        for activation in Activation::ALL {
             let got = run(isa, activation, &x);
             let worst = x.iter().zip(&got).map(|(x, got)| check(isa, activation, *x, *got)).fold(0f64, f64::max);
             println!("{isa:?} {activation:?}: at most {:.1e}", worst * 4e-7);
@@ -85,7 +74,7 @@ fn every_magnitude_agrees_with_the_specification() {
     // Numbers of all exponents: every 4099th pattern of bits, of both signs.
     let x: Vec<f32> = (0..0x7f80_0000u32).step_by(4099).flat_map(|bits| [bits, bits | 1 << 31]).map(f32::from_bits).collect();
     for isa in Isa::available() {
-        for activation in ALL {
+        for activation in Activation::ALL {
             let got = run(isa, activation, &x);
             x.iter().zip(&got).for_each(|(x, got)| {
                 check(isa, activation, *x, *got);
@@ -116,7 +105,7 @@ fn extreme_values_have_their_limits() {
 #[test]
 fn nan_stays_nan_and_touches_no_neighbor() {
     for isa in Isa::available() {
-        for activation in ALL {
+        for activation in Activation::ALL {
             // Some arithmetic on bits would make numbers of those that are not the usual one.
             for nan in [0x7fc0_0000, 0xffc0_0000, 0x7fc0_0001, 0x7fff_ffff, 0xffc1_2345, 0x7f80_0001].map(f32::from_bits) {
                 let out = run(isa, activation, &[1.0, nan, 1.0]);
@@ -131,7 +120,7 @@ proptest! {
     #[test]
     fn a_number_gives_the_same_bits_in_every_place(x in prop::collection::vec(-12f32..12.0, 1..50)) {
         for isa in Isa::available() {
-            for activation in ALL {
+            for activation in Activation::ALL {
                 let together = run(isa, activation, &x);
                 for (x, got) in x.iter().zip(together) {
                     check(isa, activation, *x, got);

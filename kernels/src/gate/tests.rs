@@ -6,17 +6,6 @@ use super::{gate, twin};
 use crate::activation::Activation;
 use crate::team::Team;
 
-const ALL: [Activation; 8] = [
-    Activation::Identity,
-    Activation::Gelu,
-    Activation::GeluTanh,
-    Activation::QuickGelu,
-    Activation::Relu,
-    Activation::Silu,
-    Activation::Tanh,
-    Activation::Sigmoid,
-];
-
 fn run(team: &Team, input: &[f32], n: usize, activation: Activation) -> Vec<f32> {
     let mut output = vec![f32::NAN; input.len() / 2];
     gate(team, input, n, activation, &mut output);
@@ -41,7 +30,7 @@ proptest! {
         (n, input) in (0usize..5, 1usize..70).prop_flat_map(|(rows, n)| {
             (Just(n), prop::collection::vec(-9f32..9.0, rows * n * 2))
         }),
-        activation in prop::sample::select(ALL.to_vec()),
+        activation in prop::sample::select(Activation::ALL.to_vec()),
     ) {
         let exact = twin::gate(&input, n, activation);
         for teams in Team::all().chunks(2) {

@@ -9,17 +9,6 @@ use crate::activation::Activation;
 use crate::isa::Isa;
 use crate::team::Team;
 
-const ACTIVATIONS: [Activation; 8] = [
-    Activation::Identity,
-    Activation::Gelu,
-    Activation::GeluTanh,
-    Activation::QuickGelu,
-    Activation::Relu,
-    Activation::Silu,
-    Activation::Tanh,
-    Activation::Sigmoid,
-];
-
 const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
 
 /// A product to compute, with everything that may follow it.
@@ -137,7 +126,7 @@ fn bits(numbers: &[f32]) -> Vec<u32> {
 fn cases(rows: std::ops::Range<usize>) -> impl Strategy<Value = Case> {
     let sizes = (rows, 1usize..70, 1usize..70);
     let kinds = prop::sample::select(vec![Kind::None, Kind::Add, Kind::Accumulate]);
-    let choices = (prop::sample::select(PRECISIONS.to_vec()), prop::sample::select(ACTIVATIONS.to_vec()), kinds);
+    let choices = (prop::sample::select(PRECISIONS.to_vec()), prop::sample::select(Activation::ALL.to_vec()), kinds);
     (sizes, choices, any::<bool>(), any::<u64>()).prop_map(|(sizes, choices, bias, seed)| {
         let ((rows, outputs, inputs), (precision, activation, residual)) = (sizes, choices);
         Case { precision, rows, outputs, inputs, activation, bias, residual, seed }

@@ -3,6 +3,7 @@
 #![allow(non_snake_case, reason = "names of cuBLASLt")]
 #![allow(clippy::too_many_arguments, reason = "signatures of cuBLASLt")]
 
+use std::collections::HashMap;
 use std::ffi::c_char;
 use std::sync::Arc;
 
@@ -39,16 +40,21 @@ fn wrong(_: DriverStatus) -> Status {
     Status::INVALID_VALUE
 }
 
+/// Takes in a descriptor and tells its number.
+fn make<T>(out: Out<u64>, kind: impl FnOnce(&mut Descriptors) -> &mut HashMap<u64, T>, value: T) -> Result<(), Status> {
+    let number = with(|all| {
+        let number = all.number();
+        kind(all).insert(number, value);
+        number
+    });
+    out.put(number).map_err(wrong)
+}
+
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn cublasLtCreate(handle: Out<u64>) -> Status {
     run(|| {
         Call::enter().map_err(|_| Status::NOT_INITIALIZED)?;
-        let number = with(|all| {
-            let number = all.number();
-            all.handles.insert(number, ());
-            number
-        });
-        handle.put(number).map_err(wrong)
+        make(handle, |all| &mut all.handles, ())
     })
 }
 
@@ -104,12 +110,7 @@ pub(crate) extern "C" fn cublasLtMatrixLayoutCreate(
 ) -> Status {
     run(|| {
         let value = Layout { kind, rows, columns, leading, order: 0, batch: 1, stride: 0 };
-        let number = with(|all| {
-            let number = all.number();
-            all.layouts.insert(number, value);
-            number
-        });
-        layout.put(number).map_err(wrong)
+        make(layout, |all| &mut all.layouts, value)
     })
 }
 
@@ -184,12 +185,7 @@ pub(crate) extern "C" fn cublasLtMatrixLayoutGetAttribute(
 pub(crate) extern "C" fn cublasLtMatmulDescCreate(description: Out<u64>, compute: u32, scale: u32) -> Status {
     run(|| {
         let value = Description { compute, scale, pointer_mode: 0, transpose: [0; 3], epilogue: 1, bias: 0, bias_kind: None };
-        let number = with(|all| {
-            let number = all.number();
-            all.descriptions.insert(number, value);
-            number
-        });
-        description.put(number).map_err(wrong)
+        make(description, |all| &mut all.descriptions, value)
     })
 }
 
@@ -220,14 +216,7 @@ pub(crate) extern "C" fn cublasLtMatmulDescSetAttribute(description: u64, name: 
 
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn cublasLtMatmulPreferenceCreate(preference: Out<u64>) -> Status {
-    run(|| {
-        let number = with(|all| {
-            let number = all.number();
-            all.preferences.insert(number, Preference { workspace_bytes: 0, alignments: [256; 4] });
-            number
-        });
-        preference.put(number).map_err(wrong)
-    })
+    run(|| make(preference, |all| &mut all.preferences, Preference { workspace_bytes: 0, alignments: [256; 4] }))
 }
 
 #[unsafe(no_mangle)]

@@ -8,21 +8,10 @@ use crate::cuda::{DeviceError, DeviceType, Stream};
 use crate::gate::cuda::gate;
 use crate::gate::twin as gate_twin;
 
-const ALL: [Activation; 8] = [
-    Activation::Identity,
-    Activation::Gelu,
-    Activation::GeluTanh,
-    Activation::QuickGelu,
-    Activation::Relu,
-    Activation::Silu,
-    Activation::Tanh,
-    Activation::Sigmoid,
-];
-
 pub(super) fn checks() -> Vec<Check> {
     let mut checks = Vec::new();
     for dtype in REAL {
-        for activation in ALL {
+        for activation in Activation::ALL {
             let shapes = [(1, 3000, 0, false), (3, 40, 1, true), (7, 33, 0, true), (5, 384, 0, true)];
             for (rows, n, offset, bias) in shapes {
                 let bias_name = if bias { " bias" } else { "" };
